@@ -1,0 +1,261 @@
+"""Checkpoints: saved so that no kill can hurt, loaded so that no byte can.
+
+A checkpoint is torch.save's zip of plain tensors and primitives, and the zip's comment holds the
+SHA-256 of everything before it, so one flipped bit is found. The digest guards against accidents;
+against malice stand the size limits, weights_only=True, and a check of every field.
+"""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from mnist_sum import __version__, models
+from mnist_sum.errors import Fault
+from mnist_sum.files import write_atomically
+from mnist_sum.metrics import no_sums
+from mnist_sum.recipes import RECIPES, Recipe
+from mnist_sum.training import ROW, Run, make_optimizer
+
+FORMAT, VERSION = "mnist_sum checkpoint", 1
+LARGEST_FILE = 32 << 20  # bytes; the largest model with Adam's state takes 6 MB
+ZIP_END = 22  # bytes of a zip's last record, up to its comment
+DIGEST_MARK = b"sha256:"
+TYPES = {
+    "model_name": str,
+    "recipe": dict,
+    "seed": int,
+    "precision": str,
+    "model": dict,
+    "optimizer": dict,
+    "epoch": int,
+    "step": int,
+    "seconds": float,
+    "sums": (torch.Tensor, type(None)),
+    "history": list,
+    "data": dict,
+    "environment": dict,
+}
+
+
+def save(path, run, data):
+    """Write the run to path, whole or not at all. data: what describe_data() said of its data."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model_name": run.model_name,
+        "recipe": asdict(run.recipe),
+        "seed": run.seed,
+        "precision": run.precision,
+        "model": {name: _plain(tensor) for name, tensor in run.model.state_dict().items()},
+        "optimizer": _plain(run.optimizer.state_dict()),
+        "epoch": run.epoch,
+        "step": run.step,
+        "seconds": run.seconds,
+        "sums": _plain(run.sums),
+        "history": run.history,
+        "data": data,
+        "environment": environment(next(run.model.parameters()).device),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, sealed(buffer.getvalue()))
+
+
+def describe_data(data):
+    """What a checkpoint remembers of its data: name, sizes, fingerprint."""
+    return {
+        "name": data.name,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "fingerprint": data.fingerprint(),
+    }
+
+
+def environment(device):
+    """What else can change a result's last bits: versions, device, threads."""
+    return {
+        "mnist_sum": __version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def sealed(archive):
+    """The zip archive (bytes) with a comment that holds the SHA-256 of everything before it."""
+    comment = len(DIGEST_MARK) + 64
+    body = archive[:-2] + comment.to_bytes(2, "little")
+    return body + DIGEST_MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def load(path):
+    """The checkpoint at path as a dict whose every field has been checked.
+
+    Raises Fault, whose one line names the path and the first thing wrong. Runs no code from the
+    file and reads no more than LARGEST_FILE bytes.
+    """
+    try:
+        content = _unsealed(_read(Path(path)))
+        _check(content)
+    except _Unfit as unfit:
+        raise Fault(f"{path} {unfit}") from None
+    return content
+
+
+def load_model(path, device="cpu"):
+    """(model in evaluation mode on the device, the checked checkpoint) from the file at path."""
+    content = load(path)
+    model = models.build(content["model_name"])
+    model.load_state_dict(content["model"])
+    return model.to(device, memory_format=torch.channels_last).eval(), content
+
+
+def load_run(path, device):
+    """(the Run that the checkpoint holds, on the device, ready for fit(), the checked checkpoint)."""
+    model, content = load_model(path, device)
+    recipe = Recipe(**content["recipe"])
+    optimizer = make_optimizer(model, recipe)
+    optimizer.load_state_dict(content["optimizer"])
+    sums = content["sums"]
+    run = Run(
+        **{name: content[name] for name in ("model_name", "seed", "precision", "epoch", "step")},
+        **{name: content[name] for name in ("seconds", "history")},
+        recipe=recipe,
+        model=model,
+        optimizer=optimizer,
+        sums=None if sums is None else sums.to(device),
+    )
+    return run, content
+
+
+class _Unfit(Exception):
+    """What is wrong with a checkpoint, as the end of a sentence that starts with its path."""
+
+
+def _plain(value):
+    """The value with its tensors detached, on the CPU and contiguous."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous()
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value
+
+
+def _read(path):
+    try:
+        if not path.is_file():
+            raise _Unfit("is a folder, not a checkpoint" if path.is_dir() else "does not exist")
+        if path.stat().st_size > LARGEST_FILE:
+            raise _Unfit(f"is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
+        return path.read_bytes()
+    except OSError as error:
+        raise _Unfit(f"cannot be read: {error.strerror}") from None
+
+
+def _unsealed(archive):
+    """The content of the archive, after checks that make unpacking it safe."""
+    body, mark, digest = archive.rpartition(DIGEST_MARK)
+    if not mark or archive[:4] != b"PK\x03\x04":
+        raise _Unfit("is not a mnist_sum checkpoint, or is cut short")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise _Unfit("is damaged: its checksum does not match")
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as file:
+            if sum(entry.file_size for entry in file.infolist()) > LARGEST_FILE:
+                raise _Unfit("would unpack to more than any checkpoint of ours")
+        return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except _Unfit:
+        raise
+    except Exception:  # whatever a hostile archive can make the unpickler raise
+        raise _Unfit("is not a mnist_sum checkpoint: it does not unpack to plain tensors") from None
+
+
+def _check(content):
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _Unfit("is not a mnist_sum checkpoint")
+    if content.get("version") != VERSION:
+        raise _Unfit(f"has format version {content.get('version')!r:.20}, this program reads {VERSION}")
+    for name, kind in TYPES.items():
+        if name not in content:
+            raise _Unfit(f"lacks the field {name}")
+        if not isinstance(content[name], kind) or isinstance(content[name], bool):
+            raise _Unfit(f"has a field {name} of type {type(content[name]).__name__}")
+    name = content["model_name"]
+    if name not in RECIPES:
+        raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+    try:
+        recipe = Recipe(**content["recipe"])
+    except (TypeError, ValueError) as error:
+        raise _Unfit(f"has an unfit recipe: {error}") from None
+    if recipe.architecture != RECIPES[name].architecture:
+        raise _Unfit(f"holds a {recipe.architecture!r:.60}, which is not this version's {name}")
+    model = models.build(name)
+    _check_tensors("model", content["model"], model.state_dict())
+    _check_optimizer(content, make_optimizer(model, recipe))
+    if not 0 <= content["seed"] < 2**63 or content["precision"] not in ("fp32", "bf16"):
+        raise _Unfit("has an impossible seed or precision")
+    if not (0 <= content["epoch"] <= recipe.epochs and len(content["history"]) == content["epoch"]):
+        raise _Unfit("has a history that does not match its epoch")
+    if (content["sums"] is None) != (content["step"] == 0) or content["step"] < 0:
+        raise _Unfit("has sums that do not match its step")
+    if content["sums"] is not None:
+        _check_tensors("sums", {"sums": content["sums"]}, {"sums": no_sums("cpu")})
+    _check_history(content["history"])
+    _check_data(content["data"])
+
+
+def _check_tensors(what, found, expected):
+    for name, wanted in expected.items():
+        tensor = found.get(name)
+        if not isinstance(tensor, torch.Tensor):
+            raise _Unfit(f"lacks the {what} tensor {name}")
+        if tensor.shape != wanted.shape:
+            raise _Unfit(f"has {what} tensor {name} of shape {tuple(tensor.shape)}, "
+                         f"not {tuple(wanted.shape)}")  # fmt: skip
+        if tensor.dtype != wanted.dtype or tensor.layout != torch.strided:
+            raise _Unfit(f"has {what} tensor {name} of type {tensor.dtype}, not {wanted.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise _Unfit(f"has a {what} tensor {name} that is not finite")
+    for name in found:
+        if name not in expected:
+            raise _Unfit(f"has an unknown {what} tensor {name!r:.60}")
+
+
+def _check_optimizer(content, optimizer):
+    """Against the state that a fresh optimizer has after one step with gradients of zero."""
+    state = content["optimizer"].get("state")
+    if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
+        raise _Unfit("has an optimizer without a state")
+    if content["epoch"] == content["step"] == 0 and not state:
+        return
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    expected = optimizer.state_dict()
+    content["optimizer"] = {"state": state, "param_groups": expected["param_groups"]}
+    _check_tensors("optimizer", _flat(state), _flat(expected["state"]))
+
+
+def _flat(state):
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def _check_history(history):
+    for epoch, row in enumerate(history, 1):
+        if not isinstance(row, dict) or tuple(row) != ROW or row["epoch"] != epoch:
+            raise _Unfit(f"has a history whose row {epoch} is not ours")
+        if not all(type(value) in (int, float) for value in row.values()):
+            raise _Unfit(f"has a history whose row {epoch} holds more than numbers")
+
+
+def _check_data(data):
+    if set(data) != {"name", "train_images", "test_images", "fingerprint"}:
+        raise _Unfit("does not say which data it was trained on")
+    if not isinstance(data["name"], str) or not isinstance(data["fingerprint"], str):
+        raise _Unfit("does not say which data it was trained on")
+    if type(data["train_images"]) is not int or type(data["test_images"]) is not int:
+        raise _Unfit("does not say how much data it was trained on")

@@ -1,0 +1,217 @@
+"""Both command lines: the flags, the checks of their values, and how a script ends.
+
+Standard library only: --help and every usage error answer without importing torch.
+"""
+
+import argparse
+import math
+import os
+import sys
+from contextlib import suppress
+
+from mnist_sum import __version__
+from mnist_sum.errors import Fault
+from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
+
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 130 / 143 stopped by SIGINT / SIGTERM"
+LARGEST_SEED = 2**63 - 1
+
+
+def whole_number(text):
+    """A positive whole number."""
+    with suppress(ValueError):
+        if 0 < int(text) <= LARGEST_SEED:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+def positive_number(text):
+    """A positive finite number."""
+    with suppress(ValueError):
+        if math.isfinite(float(text)) and float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive finite number")
+
+
+def seed_number(text):
+    """A whole number that torch takes as a seed."""
+    with suppress(ValueError):
+        if 0 <= int(text) <= LARGEST_SEED:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
+
+
+def _recipe_table():
+    lines = ["each model's recipe (what --epochs, --batch-size, --lr … default to):"]
+    for name, recipe in RECIPES.items():
+        lines.append(
+            f"  {name:15} {recipe.epochs:3} epochs, batch {recipe.batch_size:4}, lr {recipe.learning_rate:g} "
+            f"{recipe.schedule}, {recipe.optimizer}, {recipe.split} split, {recipe.numbers} numbers"
+        )
+    return "\n".join(lines)
+
+
+def _parser(description, epilog):
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog + "\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mnist_sum {__version__}")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto: CUDA when there is one, else the CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--data",
+        choices=("auto", "mnist", "sample"),
+        default="auto",
+        help="auto: MNIST, else the 5,000-image sample with a warning (default: auto)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        default=os.environ.get("MNIST_SUM_DATA") or "data",
+        help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout (default: off)")
+    return parser
+
+
+def train_parser():
+    parser = _parser(
+        "Train a network that reads a digit and adds a number to it.", _recipe_table()
+    )
+    parser.add_argument(
+        "--model", choices=RECIPES, default=DEFAULT_MODEL, metavar="NAME",
+        help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_MODEL})",
+    )  # fmt: skip
+    recipe = "(default: the model's recipe, below)"
+    parser.add_argument("--epochs", type=whole_number, metavar="N", help=f"passes over the data {recipe}")
+    parser.add_argument(
+        "--batch-size", type=whole_number, metavar="N",
+        help="images a step (default: the model's recipe, below; on less data than MNIST's "
+        "60,000 images smaller in proportion, at least 16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lr", type=positive_number, metavar="RATE", help=f"learning rate, or its peak {recipe}"
+    )
+    parser.add_argument("--schedule", choices=CHOICES["schedule"], help=f"of the learning rate {recipe}")
+    parser.add_argument(
+        "--split", choices=CHOICES["split"],
+        help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20 "
+        + recipe,
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="N",
+        help="decides weights, order and numbers (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        help="auto: bf16 where the processor has it, else fp32 (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=whole_number, metavar="N",
+        help="use only the first N training and N test images (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save", action="store_true", help="write checkpoint.pt after every epoch (default: off)"
+    )
+    parser.add_argument(
+        "--output-dir", metavar="DIR",
+        help="the run's folder (default: a fresh one under runs/)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", metavar="RUN_DIR",
+        help="go on with the run in this folder; of the other flags only --device, --data-dir, "
+        "--json, --summary and --plot-graph may stand beside it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--summary", "--summarize", action="store_true", help="print the layer table (default: off)"
+    )
+    parser.add_argument(
+        "--plot-graph", action="store_true",
+        help="draw training.png, testing.png, samples.png and model.png (default: off)",
+    )  # fmt: skip
+    return parser
+
+
+BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph"}
+
+
+def parse_train(argv):
+    parser = train_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.resume is not None:
+        refused = sorted(
+            "--" + name.replace("_", "-")
+            for name in _given(parser, argv)
+            if name not in BESIDE_RESUME
+        )
+        if refused:
+            parser.error(
+                f"{', '.join(refused)} cannot stand beside --resume: a run goes on as it began"
+            )
+    return arguments
+
+
+def _given(parser, argv):
+    """The names of the flags that stand in argv, whatever their values."""
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), argparse.SUPPRESS))
+    return vars(parser.parse_args(argv))
+
+
+def parse_inference(argv):
+    parser = _parser(
+        "Read digits and add numbers with a trained model.",
+        "Without --checkpoint: the newest runs/*/checkpoint.pt, else the one shipped in assets/.",
+    )
+    parser.add_argument(
+        "--total", type=whole_number, metavar="N",
+        help="predict N random test images, each with a random number (default: 25)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evaluate", action="store_true",
+        help="the exhaustive test: every test image with each of the ten numbers (default: off)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="the trained model (default: see below)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", default="predictions.png",
+        help="where the picture of the predictions goes (default: predictions.png)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=seed_number, metavar="N",
+        help="decides which images and numbers (default: a new one each time)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    if arguments.evaluate and arguments.total is not None:
+        parser.error("--total and --evaluate are two different jobs; choose one")
+    if arguments.total is None:
+        arguments.total = 25
+    return arguments
+
+
+def say(text="", file=None):
+    """Print a line at once. If its reader has gone (`| head -1`), go on without one."""
+    file = file or sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def run(main, script):
+    """Run main(argv) and exit: a Fault becomes one line on stderr and exit code 1."""
+    try:
+        code = main(sys.argv[1:])
+    except Fault as fault:
+        say(f"{script}: error: {fault}", sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,22 @@
+"""The loss: the sum of two cross-entropies, one for each output."""
+
+from torch.nn.functional import cross_entropy
+
+
+def digit_and_sum_loss(digit_logits, sum_logits, digit, total):
+    """The two cross-entropies in nats, each averaged over the batch, as a pair of scalars.
+
+    digit_logits (B, 10) and sum_logits (B, 19) are raw, of any float type; digit and total are
+    (B,) class indices. The softmax is taken in float32.
+    """
+    return cross_entropy(digit_logits.float(), digit), cross_entropy(sum_logits.float(), total)
+
+
+def summed_loss(digit_logits, sum_logits, digit, total):
+    """Cross-entropy of the digit plus that of the sum, in nats, averaged over the batch.
+
+    Shapes as in digit_and_sum_loss. Equal weights: the sum cannot be right for long where the
+    digit is wrong, and neither output's loss drowns the other's (both start near ln 10 and ln 19).
+    """
+    digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
+    return digit_loss + sum_loss

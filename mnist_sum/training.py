@@ -1,0 +1,193 @@
+"""fit(): the training loop, a generator that yields one plain row per epoch.
+
+A run is a pure function of its settings and its data. Order, numbers and dropout are drawn anew
+from (seed, epoch, step), so a run that stops after any step and goes on from its checkpoint
+ends with the same weights, bit for bit, as one that never stopped.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from mnist_sum import models
+from mnist_sum.dataset import MnistSum, batches
+from mnist_sum.errors import Fault
+from mnist_sum.evaluation import evaluate
+from mnist_sum.loss import digit_and_sum_loss
+from mnist_sum.metrics import averages, batch_sums, no_sums
+from mnist_sum.randomness import derived_seed
+
+MOMENTUM = 0.9
+ONECYCLE_START = 1 / 25  # of the peak: the rate of the first step
+ONECYCLE_RISE = 0.3  # of all steps: where the peak is
+FIGURES = ("digit_loss", "sum_loss", "digit_accuracy", "sum_accuracy")
+ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test") for name in FIGURES))
+
+
+@dataclass
+class Run:
+    """What a run was told and how far it has come: all that a checkpoint holds.
+
+    epoch counts finished epochs; step counts the steps done of the one after them, whose sums
+    (metrics.no_sums) and seconds are kept beside it. stop_signal asks fit to stop after a step.
+    """
+
+    model_name: str
+    recipe: object
+    seed: int
+    precision: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    sums: torch.Tensor | None = None
+    history: list = field(default_factory=list)
+    stop_signal: int | None = None
+
+
+class Stopped(Exception):
+    """fit stopped between two steps because run.stop_signal was set; the run can go on from there."""
+
+
+def new_run(model_name, recipe, seed, device, precision):
+    """A run at its first step, the model's weights drawn from the seed."""
+    torch.manual_seed(derived_seed(seed, "weights"))
+    model = models.build(model_name).to(device, memory_format=torch.channels_last)
+    return Run(model_name, recipe, seed, precision, model, make_optimizer(model, recipe))
+
+
+def make_optimizer(model, recipe):
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
+    return torch.optim.SGD(model.parameters(), recipe.learning_rate, MOMENTUM, fused=True)
+
+
+def learning_rate(recipe, step, steps):
+    """The rate of the step-th of all `steps` steps.
+
+    "constant" is the recipe's rate. "onecycle" (Smith 2018) rises in a straight line from 1/25 of
+    the recipe's rate to all of it over the first 30% of the steps, then falls to zero.
+    """
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    peak = ONECYCLE_RISE * steps
+    if step < peak:
+        return recipe.learning_rate * (ONECYCLE_START + (1 - ONECYCLE_START) * step / peak)
+    return recipe.learning_rate * (steps - step) / (steps - peak)
+
+
+def fit(run, train_split, test_split, progress=True):
+    """Train until the recipe's last epoch; yield a row (a dict of plain numbers) after each epoch.
+
+    The row's keys are ROW: epoch (from 1), lr (of the epoch's first step), seconds (training and
+    test), and for both splits the losses in nats and the accuracies as fractions.
+    Training figures are means over the epoch's steps while the weights move; test figures are those
+    of the exhaustive test after it. Raises Fault when the loss is no longer finite, before the
+    step that would have spoilt the weights, and Stopped when run.stop_signal is set.
+    """
+    device = next(run.model.parameters()).device
+    train_set = MnistSum(train_split, run.seed, run.recipe.numbers, device)
+    test_set = MnistSum(test_split, device=device)
+    check_batches(run, len(train_set))
+    while run.epoch < run.recipe.epochs:
+        before, started = run.seconds, time.perf_counter()
+        try:
+            rate = train_epoch(run, train_set, progress)
+        finally:
+            run.seconds = before + time.perf_counter() - started
+        figures = averages(run.sums), averages(evaluate(run.model, test_set))
+        seconds = before + time.perf_counter() - started
+        values = [run.epoch + 1, rate, seconds, *(part[name] for part in figures for name in FIGURES)]
+        row = dict(zip(ROW, values, strict=True))
+        run.history.append(row)
+        run.epoch, run.step, run.seconds, run.sums = run.epoch + 1, 0, 0.0, None
+        yield row
+
+
+def train_epoch(run, train_set, progress):
+    """Do the steps of the current epoch that are still to do; return the rate of its first step."""
+    device = train_set.digits.device
+    train_set.set_epoch(run.epoch)
+    parts = batches(len(train_set), run.recipe.batch_size, run.seed, run.epoch)
+    first, steps = run.epoch * len(parts), run.recipe.epochs * len(parts)
+    if run.sums is None:
+        run.sums = no_sums(device)
+    run.model.train()
+    for batch in progress_bar(parts[run.step :], run, len(parts), progress):
+        (image, number), (digit, total) = train_set[batch.to(device)]
+        image = image.contiguous(memory_format=torch.channels_last)
+        rate = learning_rate(run.recipe, first + run.step, steps)
+        run.optimizer.param_groups[0]["lr"] = rate
+        torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+            digit_logits, sum_logits = run.model(image, number)
+        digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
+        loss = digit_loss + sum_loss
+        if not torch.isfinite(loss):
+            raise Fault(
+                f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; "
+                "nothing after the last whole epoch was saved; try a smaller --lr"
+            )
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        run.optimizer.step()
+        run.sums += batch_sums(digit_loss, sum_loss, digit_logits, sum_logits, digit, total)
+        run.step += 1
+        if run.stop_signal is not None:
+            require_finite(run)
+            raise Stopped
+    require_finite(run)
+    return learning_rate(run.recipe, first, steps)
+
+
+def require_finite(run):
+    """Raise Fault if a step has spoilt the weights, before anything is made of them."""
+    if not all(torch.isfinite(tensor).all() for tensor in run.model.state_dict().values()):
+        raise Fault(
+            f"the weights are no longer finite at epoch {run.epoch + 1}, step {run.step}; "
+            "nothing after the last whole epoch was saved; try a smaller --lr"
+        )
+
+
+def progress_bar(parts, run, steps, wanted):
+    """A tqdm bar on stderr, silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        parts,
+        desc=f"epoch {run.epoch + 1}/{run.recipe.epochs}",
+        initial=run.step,
+        total=steps,
+        unit="batch",
+        leave=False,
+        file=sys.stderr,
+        disable=None if wanted else True,
+    )
+
+
+def check_batches(run, images):
+    """Raise Fault if a batch would hold a single image and the model has batch normalisation."""
+    if min(run.recipe.batch_size, images) > 1:
+        return
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in run.model.modules()):
+        cause = "--batch-size 1" if images > 1 else "a single training image"
+        raise Fault(f"{run.model_name} has batch normalisation, which cannot learn from {cause}; "
+                    "use at least 2")  # fmt: skip
+
+
+def choose_precision(wanted, device):
+    """ "fp32" or "bf16": what was wanted, or for "auto" bf16 where the processor itself has it.
+
+    On a CPU without bf16 instructions, bf16 is emulated and can be tens of times slower.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"

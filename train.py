@@ -1,0 +1,126 @@
+"""Train a model: parse the flags, wire the parts, loop over the epochs that fit() yields."""
+
+import dataclasses
+import json
+import signal
+import sys
+from functools import partial
+
+from mnist_sum import cli
+
+
+def main(argv):
+    args = cli.parse_train(argv)
+
+    from mnist_sum import checkpoint, report, runs
+    from mnist_sum.distributed import choose_device, describe_device
+    from mnist_sum.files import folder_lock, write_atomically
+    from mnist_sum.training import Stopped, fit
+
+    say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
+    device = choose_device(args.device)
+    if args.resume:
+        folder, save = runs.existing_folder(args.resume), True
+        run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
+    else:
+        run, data = new_run(args, device)
+        folder, save = runs.new_folder(args.output_dir, run.model_name), args.save
+    described = checkpoint.describe_data(data)
+    cases = len(data.train), 10 * len(data.test)
+    recipe = run.recipe
+    say(f"device: {describe_device(device)}, {run.precision}")
+    say(f"data: {data.name}, {len(data.train):,} training and {len(data.test):,} test images")
+    say(f"model: {run.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {run.seed}")  # fmt: skip
+    say(f"run: {folder}")
+    if args.summary:
+        from mnist_sum.summary import layer_table
+
+        say(layer_table(run.model))
+
+    def stop(signum, _frame):
+        run.stop_signal = signum
+        signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
+
+    with folder_lock(folder):
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, stop)
+        write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
+        say(report.table_head(*cases))
+        try:
+            for row in fit(run, data.train, data.test):
+                if save:
+                    checkpoint.save(folder / runs.CHECKPOINT, run, described)
+                write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
+                cli.say(json.dumps(row) if args.json else report.table_line(row, *cases))
+        except Stopped:
+            if save:
+                checkpoint.save(folder / runs.CHECKPOINT, run, described)
+                say(f"stopped; go on with: python train.py --resume {folder}")
+            else:
+                say("stopped; nothing was saved (--save does that)")
+        if args.plot_graph and run.history:
+            draw(run, data, folder)
+    return 0 if run.stop_signal is None else 128 + run.stop_signal
+
+
+def new_run(args, device):
+    """A run from the flags, with its data."""
+    from mnist_sum import dataset, training
+    from mnist_sum.recipes import RECIPES, default_batch_size
+
+    asked = {
+        "epochs": args.epochs,
+        "learning_rate": args.lr,
+        "schedule": args.schedule,
+        "split": args.split,
+    }
+    recipe = RECIPES[args.model]
+    recipe = dataclasses.replace(recipe, **{k: v for k, v in asked.items() if v is not None})
+    data = dataset.load(args.data, args.data_dir, recipe.split, args.limit)
+    batch_size = args.batch_size or default_batch_size(recipe, len(data.train))
+    recipe = dataclasses.replace(recipe, batch_size=batch_size)
+    precision = training.choose_precision(args.precision, device)
+    return training.new_run(args.model, recipe, args.seed, device, precision), data
+
+
+def resumed_run(path, data_dir, device, say):
+    """The run that the checkpoint at path holds, with the data that it began with."""
+    from mnist_sum import checkpoint, dataset
+    from mnist_sum.errors import Fault
+
+    run, stored = checkpoint.load_run(path, device)
+    described = stored["data"]
+    data = dataset.load(described["name"], data_dir, run.recipe.split, described["train_images"])
+    if checkpoint.describe_data(data) != described:
+        raise Fault(f"{path} was trained on other images than those in {data_dir}; "
+                    "name the folder that it began with (--data-dir)")  # fmt: skip
+    here = checkpoint.environment(device)
+    for name, there in stored["environment"].items():
+        if there != here[name]:
+            say(f"note: {name} was {there} and is {here[name]} now, so the last bits may differ "
+                "from an unbroken run's")  # fmt: skip
+    return run, data
+
+
+def draw(run, data, folder):
+    """The run's pictures, into its folder."""
+    import torch
+
+    from mnist_sum import plots
+    from mnist_sum.randomness import generator
+    from mnist_sum.summary import layer_rows
+
+    name = f"{run.model_name} on {data.name}"
+    plots.draw_history(run.history, "train", f"{name}: training", folder / "training.png")
+    plots.draw_history(run.history, "test", f"{name}: exhaustive test", folder / "testing.png")
+    draws = generator(run.seed, "samples")
+    index = torch.randint(len(data.train), (20,), generator=draws)
+    numbers = torch.randint(10, (20,), generator=draws).tolist()
+    images, digits = data.train.images[index], data.train.digits[index].tolist()
+    plots.draw_samples(images, digits, numbers, folder / "samples.png")
+    plots.draw_model(layer_rows(run.model), run.model_name, folder / "model.png")
+
+
+if __name__ == "__main__":
+    cli.run(main, "train.py")
