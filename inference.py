@@ -13,7 +13,7 @@ def main(argv):
     args = cli.parse_inference(argv)
 
     from mnist_sum import checkpoint, dataset, runs
-    from mnist_sum.distributed import choose_device, describe_device
+    from mnist_sum.device import choose_device, describe_device
 
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
     device = choose_device(args.device)

@@ -13,11 +13,12 @@ def main(argv):
     args = cli.parse_train(argv)
 
     from mnist_sum import checkpoint, report, runs
-    from mnist_sum.distributed import choose_device, describe_device
+    from mnist_sum.device import choose_device, describe_device, keep_freed_memory
     from mnist_sum.files import folder_lock, write_atomically
     from mnist_sum.training import Stopped, fit
 
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
+    keep_freed_memory()
     device = choose_device(args.device)
     if args.resume:
         folder, save = runs.existing_folder(args.resume), True
@@ -45,6 +46,9 @@ def main(argv):
     with folder_lock(folder):
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, stop)
+        if save and not args.resume:
+            checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
+        write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
         write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
         say(report.table_head(*cases))
         try:
@@ -67,6 +71,7 @@ def main(argv):
 def new_run(args, device):
     """A run from the flags, with its data."""
     from mnist_sum import dataset, training
+    from mnist_sum.device import choose_precision
     from mnist_sum.recipes import RECIPES, default_batch_size
 
     asked = {
@@ -80,7 +85,7 @@ def new_run(args, device):
     data = dataset.load(args.data, args.data_dir, recipe.split, args.limit)
     batch_size = args.batch_size or default_batch_size(recipe, len(data.train))
     recipe = dataclasses.replace(recipe, batch_size=batch_size)
-    precision = training.choose_precision(args.precision, device)
+    precision = choose_precision(args.precision, device)
     return training.new_run(args.model, recipe, args.seed, device, precision), data
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from mnist_sum import __version__, models
+from mnist_sum.device import place
 from mnist_sum.errors import Fault
 from mnist_sum.files import write_atomically
 from mnist_sum.metrics import no_sums
@@ -106,12 +107,12 @@ def load(path):
     return content
 
 
-def load_model(path, device="cpu"):
+def load_model(path, device):
     """(model in evaluation mode on the device, the checked checkpoint) from the file at path."""
     content = load(path)
     model = models.build(content["model_name"])
     model.load_state_dict(content["model"])
-    return model.to(device, memory_format=torch.channels_last).eval(), content
+    return place(model, device).eval(), content
 
 
 def load_run(path, device):
@@ -120,6 +121,10 @@ def load_run(path, device):
     recipe = Recipe(**content["recipe"])
     optimizer = make_optimizer(model, recipe)
     optimizer.load_state_dict(content["optimizer"])
+    for parameter, state in optimizer.state.items():  # in the parameter's memory format, as fused
+        for name, value in state.items():  # steps walk both in the order of their memory
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
     sums = content["sums"]
     run = Run(
         **{name: content[name] for name in ("model_name", "seed", "precision", "epoch", "step")},

@@ -41,6 +41,11 @@ def seed_number(text):
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
 
 
+def default_data_folder():
+    """Where MNIST is looked for when no --data-dir is given."""
+    return os.environ.get("MNIST_SUM_DATA") or "data"
+
+
 def _recipe_table():
     lines = ["each model's recipe (what --epochs, --batch-size, --lr … default to):"]
     for name, recipe in RECIPES.items():
@@ -74,7 +79,7 @@ def _parser(description, epilog):
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        default=os.environ.get("MNIST_SUM_DATA") or "data",
+        default=default_data_folder(),
         help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout (default: off)")
@@ -82,9 +87,7 @@ def _parser(description, epilog):
 
 
 def train_parser():
-    parser = _parser(
-        "Train a network that reads a digit and adds a number to it.", _recipe_table()
-    )
+    parser = _parser("Train a network that reads a digit and adds a number to it.", _recipe_table())
     parser.add_argument(
         "--model", choices=RECIPES, default=DEFAULT_MODEL, metavar="NAME",
         help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_MODEL})",
@@ -147,21 +150,17 @@ def parse_train(argv):
     arguments = parser.parse_args(argv)
     if arguments.resume is not None:
         refused = sorted(
-            "--" + name.replace("_", "-")
-            for name in _given(parser, argv)
-            if name not in BESIDE_RESUME
+            "--" + name.replace("_", "-") for name in _given(parser, argv) if name not in BESIDE_RESUME
         )
         if refused:
-            parser.error(
-                f"{', '.join(refused)} cannot stand beside --resume: a run goes on as it began"
-            )
+            parser.error(f"{', '.join(refused)} cannot stand beside --resume: a run goes on as it began")
     return arguments
 
 
 def _given(parser, argv):
     """The names of the flags that stand in argv, whatever their values."""
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), argparse.SUPPRESS))
-    return vars(parser.parse_args(argv))
+    nothing = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args(argv))))
+    return [name for name, value in vars(parser.parse_args(argv, nothing)).items() if value is not None]
 
 
 def parse_inference(argv):
@@ -177,9 +176,7 @@ def parse_inference(argv):
         "--evaluate", action="store_true",
         help="the exhaustive test: every test image with each of the ten numbers (default: off)",
     )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="the trained model (default: see below)"
-    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="the trained model (default: see below)")
     parser.add_argument(
         "--output", metavar="FILE", default="predictions.png",
         help="where the picture of the predictions goes (default: predictions.png)",

@@ -76,8 +76,8 @@ def load(name, folder, split="standard", limit=None):
                 data = _load_sample()
             except Fault as no_sample:
                 raise Fault(f"{no_mnist}; and the sample cannot stand in: {no_sample}") from None
-            print(f"warning: training data is the 5,000-image sample, so results will be lower than "
-                  f"on MNIST: {no_mnist}", file=sys.stderr)  # fmt: skip
+            print(f"warning: using the 5,000-image sample, so results will be lower than on MNIST: "
+                  f"{no_mnist}", file=sys.stderr)  # fmt: skip
     else:
         data = _load_mnist(folder) if name == "mnist" else _load_sample()
     if split == "pooled":

@@ -12,7 +12,7 @@ from mnist_sum.dataset import normalised, one_hot
 from mnist_sum.loss import digit_and_sum_loss
 from mnist_sum.metrics import batch_sums, no_sums
 
-IMAGES_AT_ONCE = 1000
+IMAGES_AT_ONCE = 100  # with ten numbers each, a thousand cases
 Z95 = 1.959964  # the normal distribution's 97.5% point
 
 
@@ -28,7 +28,7 @@ def exhaustive_logits(model, dataset):
     for start in range(0, len(dataset), IMAGES_AT_ONCE):
         stop = start + IMAGES_AT_ONCE
         images = normalised(dataset.images[start:stop])
-        features = model.encode(images.contiguous(memory_format=torch.channels_last))
+        features = model.encode(images)
         digit_logits, sum_logits = model.join(
             features.repeat_interleave(10, 0), numbers.repeat(len(images), 1)
         )
@@ -81,4 +81,4 @@ def accuracy_interval(right):
     n = accuracy * (1 - accuracy) / variance if variance > 0 else len(images)
     centre = (accuracy + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(accuracy * (1 - accuracy) / n + Z95**2 / (4 * n**2))
-    return accuracy, max(0.0, centre - half), min(1.0, centre + half)
+    return accuracy, max(0.0, min(accuracy, centre - half)), min(1.0, max(accuracy, centre + half))

@@ -1,7 +1,7 @@
 """Writing so that no kill can hurt, and one writer a folder."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mnist_sum.errors import Fault
@@ -28,10 +28,8 @@ def write_atomically(path, content):
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        try:
+        with suppress(OSError):  # the first error is the one to tell
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the first error is the one to tell
         raise Fault(f"cannot write {path}: {error.strerror}; free some space or choose another "
                     "folder") from error  # fmt: skip
 

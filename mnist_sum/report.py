@@ -1,7 +1,9 @@
-"""A run's rows as text: the table on the screen and history.csv."""
+"""A run as text: the table on the screen, history.csv and settings.json."""
 
 import csv
+import dataclasses
 import io
+import json
 
 from mnist_sum.training import ROW
 
@@ -36,3 +38,15 @@ def history_csv(history):
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue().encode()
+
+
+def settings_json(run, data):
+    """What decides the run, as the bytes of settings.json; data as checkpoint.describe_data says."""
+    settings = {
+        "model": run.model_name,
+        "seed": run.seed,
+        "precision": run.precision,
+        "recipe": dataclasses.asdict(run.recipe),
+        "data": data,
+    }
+    return (json.dumps(settings, indent=2) + "\n").encode()

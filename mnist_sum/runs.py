@@ -7,7 +7,7 @@ from mnist_sum.errors import Fault
 from mnist_sum.files import make_folder
 
 RUNS = Path("runs")
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+CHECKPOINT, HISTORY, SETTINGS = "checkpoint.pt", "history.csv", "settings.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "assets"
 
 

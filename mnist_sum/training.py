@@ -14,6 +14,7 @@ from torch import nn
 
 from mnist_sum import models
 from mnist_sum.dataset import MnistSum, batches
+from mnist_sum.device import place
 from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
 from mnist_sum.loss import digit_and_sum_loss
@@ -56,7 +57,7 @@ class Stopped(Exception):
 def new_run(model_name, recipe, seed, device, precision):
     """A run at its first step, the model's weights drawn from the seed."""
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = models.build(model_name).to(device, memory_format=torch.channels_last)
+    model = place(models.build(model_name), device)
     return Run(model_name, recipe, seed, precision, model, make_optimizer(model, recipe))
 
 
@@ -119,7 +120,6 @@ def train_epoch(run, train_set, progress):
     run.model.train()
     for batch in progress_bar(parts[run.step :], run, len(parts), progress):
         (image, number), (digit, total) = train_set[batch.to(device)]
-        image = image.contiguous(memory_format=torch.channels_last)
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
         torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
@@ -177,17 +177,3 @@ def check_batches(run, images):
         cause = "--batch-size 1" if images > 1 else "a single training image"
         raise Fault(f"{run.model_name} has batch normalisation, which cannot learn from {cause}; "
                     "use at least 2")  # fmt: skip
-
-
-def choose_precision(wanted, device):
-    """ "fp32" or "bf16": what was wanted, or for "auto" bf16 where the processor itself has it.
-
-    On a CPU without bf16 instructions, bf16 is emulated and can be tens of times slower.
-    """
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"

@@ -1,14 +1,14 @@
 """`compact` (seed 004, 7,364 parameters): three small blocks read the digit, two layers add.
 
-    Conv2d 3x3, ReLU, BatchNorm   1 -> 8     28x28          72 + 16
-    Conv2d 3x3, ReLU, BatchNorm   8 -> 16    28x28       1,152 + 32
-    Conv2d 1x1, pool, dropout    16 -> 8     28 -> 14      136
-    the same block                8 -> 8     14 ->  7    1,912
-    the same block                8 -> 8      7 ->  3    1,912
-    Conv2d 3x3                    8 -> 16     3 ->  1    1,152
-    Conv2d 1x1                   16 -> 10     1 ->  1      160     the digit
-    Linear, BatchNorm, ReLU      20 -> 20                400 + 40  ten logits, ten-wide number
-    Linear                       20 -> 19                  380     the sum
+Conv2d 3x3, ReLU, BatchNorm   1 -> 8     28x28          72 + 16
+Conv2d 3x3, ReLU, BatchNorm   8 -> 16    28x28       1,152 + 32
+Conv2d 1x1, pool, dropout    16 -> 8     28 -> 14      136
+the same block                8 -> 8     14 ->  7    1,912
+the same block                8 -> 8      7 ->  3    1,912
+Conv2d 3x3                    8 -> 16     3 ->  1    1,152
+Conv2d 1x1                   16 -> 10     1 ->  1      160     the digit
+Linear, BatchNorm, ReLU      20 -> 20                400 + 40  ten logits, ten-wide number
+Linear                       20 -> 19                  380     the sum
 """
 
 import torch

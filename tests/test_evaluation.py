@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch import nn
+
+from mnist_sum import models
+from mnist_sum.dataset import MnistSum, Split, normalised, one_hot
+from mnist_sum.evaluation import accuracy_interval, evaluate, right_cases
+from mnist_sum.loss import digit_and_sum_loss
+from mnist_sum.metrics import averages
+from mnist_sum.recipes import RECIPES
+
+
+class Oracle(nn.Module):
+    """Reads the digit from the first pixel and adds; wrong where the second or third pixel says so."""
+
+    def encode(self, image):
+        pixels = (image * 0.3081 + 0.1307).mul(255).round().long().flatten(1)
+        return pixels[:, :3].float()
+
+    def join(self, features, number):
+        digit, digit_wrong, sum_wrong = features.long().unbind(1)
+        read = (digit + digit_wrong) % 10
+        total = (digit + number.argmax(1) + sum_wrong) % 19
+        return one_hot(read), nn.functional.one_hot(total, 19).float()
+
+
+def split_for_oracle(digits, digit_wrong=(), sum_wrong=()):
+    images = torch.zeros(len(digits), 28, 28, dtype=torch.uint8)
+    images[:, 0, 0] = torch.tensor(digits, dtype=torch.uint8)
+    images[list(digit_wrong), 0, 1] = 1
+    images[list(sum_wrong), 0, 2] = 1
+    return MnistSum(Split(images, torch.tensor(digits)))
+
+
+def test_accuracies_count_every_image_with_every_number():
+    items = split_for_oracle([0, 1, 2, 3, 4, 5, 6, 7], digit_wrong=[1, 2], sum_wrong=[2, 3, 4])
+    right = right_cases(Oracle(), items)
+    assert right.shape == (3, 8, 10)
+    assert right.sum((1, 2)).tolist() == [60, 50, 40]
+    figures = averages(evaluate(Oracle(), items))
+    assert [figures[f"{name}_accuracy"] for name in ("digit", "sum", "joint")] == [0.75, 0.625, 0.5]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_exhaustive_test_equals_ten_plain_passes(name, few):
+    torch.manual_seed(0)
+    model = models.build(name).eval()
+    digit_loss = sum_loss = digit_right = sum_right = 0.0
+    images, digits = normalised(few.test.images.unsqueeze(1)), few.test.digits
+    with torch.no_grad():
+        for number in range(10):
+            numbers = torch.full_like(digits, number)
+            digit_logits, sum_logits = model(images, one_hot(numbers))
+            losses = digit_and_sum_loss(digit_logits, sum_logits, digits, digits + numbers)
+            digit_loss, sum_loss = digit_loss + losses[0].item(), sum_loss + losses[1].item()
+            digit_right += (digit_logits.argmax(1) == digits).sum().item()
+            sum_right += (sum_logits.argmax(1) == digits + numbers).sum().item()
+    figures = averages(evaluate(model, MnistSum(few.test)))
+    assert figures["digit_loss"] == pytest.approx(digit_loss / 10, rel=1e-4)
+    assert figures["sum_loss"] == pytest.approx(sum_loss / 10, rel=1e-4)
+    assert figures["digit_accuracy"] == pytest.approx(digit_right / 300, abs=0.011)
+    assert figures["sum_accuracy"] == pytest.approx(sum_right / 300, abs=0.011)
+
+
+def test_images_that_do_not_fill_the_last_chunk_are_counted_once():
+    assert evaluate(Oracle(), split_for_oracle([3] * 250)).tolist()[-1] == 2500
+
+
+def test_the_interval_of_independent_images_is_wilsons():
+    right = torch.zeros(1000, 10, dtype=torch.bool)
+    right[:950] = True  # all ten cases of an image agree: a thousand units, not ten thousand
+    accuracy, low, high = accuracy_interval(right)
+    assert accuracy == pytest.approx(0.95)
+    assert (low, high) == (pytest.approx(0.93471, abs=2e-4), pytest.approx(0.96187, abs=2e-4))
+
+
+def test_the_interval_narrows_when_the_cases_of_an_image_differ():
+    draw = torch.Generator().manual_seed(0)
+    independent = torch.rand(1000, 10, generator=draw) < 0.95
+    images = torch.rand(1000, 1, generator=draw) < 0.95
+    _, low, high = accuracy_interval(independent)
+    _, image_low, image_high = accuracy_interval(images.expand(-1, 10))
+    assert (high - low) < 0.5 * (image_high - image_low)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_interval_of_unanimous_cases_stays_inside_0_and_1(value):
+    accuracy, low, high = accuracy_interval(torch.full((50, 10), value))
+    assert accuracy == float(value)
+    assert 0 <= low <= accuracy <= high <= 1
+    assert high - low > 0.05

