@@ -114,7 +114,7 @@ def draw(run, data, folder):
 
     from mnist_sum import plots
     from mnist_sum.randomness import generator
-    from mnist_sum.summary import layer_rows
+    from mnist_sum.summary import layer_rows, sees_number
 
     name = f"{run.model_name} on {data.name}"
     plots.draw_history(run.history, "train", f"{name}: training", folder / "training.png")
@@ -124,7 +124,8 @@ def draw(run, data, folder):
     numbers = torch.randint(10, (20,), generator=draws).tolist()
     images, digits = data.train.images[index], data.train.digits[index].tolist()
     plots.draw_samples(images, digits, numbers, folder / "samples.png")
-    plots.draw_model(layer_rows(run.model), run.model_name, folder / "model.png")
+    rows, seen = layer_rows(run.model), sees_number(run.model)
+    plots.draw_model(rows, seen, run.model_name, folder / "model.png")
 
 
 if __name__ == "__main__":

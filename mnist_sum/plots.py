@@ -84,22 +84,36 @@ def draw_predictions(images, predictions, title, path):
     _image_grid(images, captions, colours, title, path)
 
 
-def draw_model(rows, name, path):
-    """The layers as blocks from top to bottom: rows as summary.layer_rows gives them."""
-    columns = math.ceil(len(rows) / 18)
-    per_column = math.ceil(len(rows) / columns)
-    figure = _figure(4.2 * columns, 0.42 * per_column + 1.0)
+def draw_model(rows, sees_number, name, path):
+    """The layers in the order they run, down and then right.
+
+    rows as summary.layer_rows gives them; sees_number tells for each whether its output depends on
+    the number: those are drawn in the sum's colour, and the number's arrow points at the first.
+    """
+    columns = math.ceil(len(rows) / 17)
+    per_column = math.ceil((len(rows) + 1) / columns)
+    figure = _figure(4.6 * columns, 0.42 * per_column + 0.8)
     axes = figure.subplots()
-    axes.set(xlim=(0, columns), ylim=(per_column, -0.2))
+    axes.set(xlim=(0, columns), ylim=(per_column, -0.3))
     axes.axis("off")
-    colours = {"Conv2d": "#cfe3f5", "Linear": "#fbdcc4", "BatchNorm2d": "#e6e6e6", "BatchNorm1d": "#e6e6e6"}
-    for index, (layer, shape, parameters) in enumerate(rows):
+    blocks = [("image", "[-1, 1, 28, 28]", 0, False)]
+    blocks += [(*row, seen) for row, seen in zip(rows, sees_number, strict=True)]
+    joined = False
+    for index, (layer, shape, parameters, seen) in enumerate(blocks):
         column, row = divmod(index, per_column)
         kind = layer.partition("-")[0]
-        box = dict(boxstyle="round,pad=0.35", facecolor=colours.get(kind, "white"), edgecolor="#777777")
         size = f"   {parameters:,} parameters" if parameters else ""
+        face = "white" if index == 0 else "#fbdcc4" if seen else "#cfe3f5"
+        box = dict(boxstyle="round,pad=0.3", facecolor=face, edgecolor="#777777")
         text = f"{kind}   {shape.replace('-1, ', '')}{size}"
-        axes.text(column + 0.5, row + 0.4, text, ha="center", va="center", fontsize=8, bbox=box)
+        axes.text(column + 0.55, row + 0.5, text, ha="center", va="center", fontsize=8, bbox=box)
+        if seen and not joined:
+            joined = True
+            arrow = dict(arrowstyle="-|>", color=SUM)
+            at = (column + 0.27, row + 0.5)
+            axes.annotate("number\n[10]", at, (column + 0.03, row + 0.5), fontsize=8, color=SUM,
+                          va="center", arrowprops=arrow)  # fmt: skip
     total = sum(parameters for _, _, parameters in rows)
-    axes.set_title(f"{name}: {total:,} parameters, read down and then right")
+    title = f"{name}: {total:,} parameters\nlayers in the order they run; orange: the number reaches it"
+    axes.set_title(title, fontsize=10)
     _save(figure, path)

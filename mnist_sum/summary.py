@@ -31,3 +31,29 @@ def layer_rows(model):
     """The table's rows as (layer, output shape, parameters), say ("Conv2d-1", "[-1, 8, 28, 28]", 72)."""
     rows = re.findall(r"^ *(\w+-\d+) +(\[.*\]) +([\d,]+)$", layer_table(model), re.MULTILINE)
     return [(layer, shape, int(parameters.replace(",", ""))) for layer, shape, parameters in rows]
+
+
+def sees_number(model):
+    """For each of the table's rows, whether the layer's output depends on the number."""
+    twin = copy.deepcopy(model).cpu().eval()
+    outputs = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for module in twin.modules()
+        if module is not twin and not isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList))
+    ]
+    image, numbers = torch.ones(1, 1, 28, 28), torch.eye(10)
+    with torch.no_grad():
+        twin(image, numbers[:1])
+        first = list(outputs)
+        outputs.clear()
+        twin(image, numbers[9:])
+    for hook in hooks:
+        hook.remove()
+    return [not _equal(one, two) for one, two in zip(first, outputs, strict=True)]
+
+
+def _equal(one, two):
+    if isinstance(one, tuple):
+        return all(map(torch.equal, one, two))
+    return torch.equal(one, two)
