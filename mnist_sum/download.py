@@ -52,7 +52,7 @@ def fetch(folder, raw_sums):
                 mirrors = [other for other in mirrors if other != mirror]
                 stalled += time.monotonic() - started
         else:
-            raise Fault("MNIST could not be downloaded (" + "; ".join(reasons) + ")")
+            raise Fault("it could not be downloaded (" + "; ".join(reasons) + ")")
 
 
 def _read(address, stall_seconds):

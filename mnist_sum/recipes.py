@@ -11,9 +11,10 @@ MNIST_TRAIN_IMAGES = 60_000
 SMALLEST_DEFAULT_BATCH = 16
 CHOICES = {
     "schedule": ("constant", "onecycle"),
-    "optimizer": ("sgd", "adam"),
+    "optimizer": ("sgd", "nesterov", "adam"),
     "split": ("standard", "pooled"),
     "numbers": ("fresh", "fixed"),
+    "augmentation": ("none", "affine"),
 }
 
 
@@ -24,9 +25,11 @@ class Recipe:
     architecture    "file:callable" below mnist_sum/models, which builds the model
     learning_rate   the rate of a constant schedule, the peak of a one-cycle schedule
     schedule        "constant" or "onecycle" (see training.learning_rate)
-    optimizer       "sgd" (momentum 0.9) or "adam" (PyTorch's default betas)
+    optimizer       "sgd" or "nesterov" (momentum 0.9) or "adam" (PyTorch's default betas)
     split           "standard" (MNIST's own 60,000 / 10,000) or "pooled" (all images, 80 / 20)
     numbers         "fresh" (a new number for every image in every epoch) or "fixed" (one draw)
+    augmentation    "none" or "affine" (every batch, see augment.py)
+    weight_decay    of all parameters
     reported        digit and sum accuracy in percent, as its source reports them, or None
     """
 
@@ -38,6 +41,8 @@ class Recipe:
     optimizer: str = "sgd"
     split: str = "standard"
     numbers: str = "fresh"
+    augmentation: str = "none"
+    weight_decay: float = 0.0
     reported: tuple[float, float] | None = None
 
     def __post_init__(self):
@@ -47,6 +52,8 @@ class Recipe:
         rate = self.learning_rate
         if type(rate) is not float or not (math.isfinite(rate) and rate > 0):
             raise ValueError("learning_rate is not a positive number")
+        if type(self.weight_decay) is not float or not 0 <= self.weight_decay < 1:
+            raise ValueError("weight_decay is not a number from 0 to 1")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is none of {', '.join(choices)}")
@@ -60,8 +67,12 @@ RECIPES = {
     ),
     # Seed 001, "epoch 9" counted from 0. Chosen: SGD with momentum 0.9 and the rate.
     "mlp_adder": Recipe("mlp_adder:MlpAdder", 10, 128, 0.01, reported=(99.0, 98.0)),
-    # Seed 002. Chosen: SGD with momentum 0.9 and the rate.
-    "linear_adder": Recipe("linear_adder:LinearAdder", 14, 64, 0.01, reported=(99.0, 85.0)),
+    # Seed 002. Chosen: Adam, the rate and the schedule. Its linear layer needs large weights, which
+    # small steps do not reach in 14 epochs: on 10,000 held-out training images SGD at 0.01 got to
+    # 37% of the sums by epoch 8, Adam at a constant 0.003 to 66% by epoch 14, this to 86%.
+    "linear_adder": Recipe(
+        "linear_adder:LinearAdder", 14, 64, 0.01, "onecycle", "adam", reported=(99.0, 85.0)
+    ),
     # Seed 003. Chosen: momentum 0.9.
     "deep_adder": Recipe(
         "deep_adder:DeepAdder", 25, 128, 0.01, numbers="fixed", reported=(99.11, 99.04)

@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from mnist_sum import models
+from mnist_sum.augment import random_affine
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.device import place
 from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
 from mnist_sum.loss import digit_and_sum_loss
 from mnist_sum.metrics import averages, batch_sums, no_sums
-from mnist_sum.randomness import derived_seed
+from mnist_sum.randomness import derived_seed, generator
+from mnist_sum.recipes import Recipe
 
 MOMENTUM = 0.9
 ONECYCLE_START = 1 / 25  # of the peak: the rate of the first step
@@ -37,7 +39,7 @@ class Run:
     """
 
     model_name: str
-    recipe: object
+    recipe: Recipe
     seed: int
     precision: str
     model: nn.Module
@@ -62,9 +64,12 @@ def new_run(model_name, recipe, seed, device, precision):
 
 
 def make_optimizer(model, recipe):
+    """The recipe's optimizer over all of the model's parameters, in PyTorch's fused form."""
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
-    return torch.optim.SGD(model.parameters(), recipe.learning_rate, MOMENTUM, fused=True)
+        return torch.optim.Adam(model.parameters(), **settings)
+    nesterov = recipe.optimizer == "nesterov"
+    return torch.optim.SGD(model.parameters(), momentum=MOMENTUM, nesterov=nesterov, **settings)
 
 
 def learning_rate(recipe, step, steps):
@@ -81,7 +86,7 @@ def learning_rate(recipe, step, steps):
     return recipe.learning_rate * (steps - step) / (steps - peak)
 
 
-def fit(run, train_split, test_split, progress=True):
+def fit(run, train_split, test_split):
     """Train until the recipe's last epoch; yield a row (a dict of plain numbers) after each epoch.
 
     The row's keys are ROW: epoch (from 1), lr (of the epoch's first step), seconds (training and
@@ -95,13 +100,14 @@ def fit(run, train_split, test_split, progress=True):
     test_set = MnistSum(test_split, device=device)
     check_batches(run, len(train_set))
     while run.epoch < run.recipe.epochs:
-        before, started = run.seconds, time.perf_counter()
+        started = time.perf_counter() - run.seconds
         try:
-            rate = train_epoch(run, train_set, progress)
-        finally:
-            run.seconds = before + time.perf_counter() - started
+            rate = train_epoch(run, train_set)
+        except Stopped:
+            run.seconds = time.perf_counter() - started
+            raise
         figures = averages(run.sums), averages(evaluate(run.model, test_set))
-        seconds = before + time.perf_counter() - started
+        seconds = time.perf_counter() - started
         values = [run.epoch + 1, rate, seconds, *(part[name] for part in figures for name in FIGURES)]
         row = dict(zip(ROW, values, strict=True))
         run.history.append(row)
@@ -109,7 +115,7 @@ def fit(run, train_split, test_split, progress=True):
         yield row
 
 
-def train_epoch(run, train_set, progress):
+def train_epoch(run, train_set):
     """Do the steps of the current epoch that are still to do; return the rate of its first step."""
     device = train_set.digits.device
     train_set.set_epoch(run.epoch)
@@ -118,8 +124,10 @@ def train_epoch(run, train_set, progress):
     if run.sums is None:
         run.sums = no_sums(device)
     run.model.train()
-    for batch in progress_bar(parts[run.step :], run, len(parts), progress):
+    for batch in progress_bar(parts[run.step :], run, len(parts)):
         (image, number), (digit, total) = train_set[batch.to(device)]
+        if run.recipe.augmentation == "affine":
+            image = random_affine(image, generator(run.seed, "affine", run.epoch, run.step))
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
         torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
@@ -153,7 +161,7 @@ def require_finite(run):
         )
 
 
-def progress_bar(parts, run, steps, wanted):
+def progress_bar(parts, run, steps):
     """A tqdm bar on stderr, silent where stderr is no terminal."""
     from tqdm import tqdm
 
@@ -165,7 +173,7 @@ def progress_bar(parts, run, steps, wanted):
         unit="batch",
         leave=False,
         file=sys.stderr,
-        disable=None if wanted else True,
+        disable=None,
     )
 
 
