@@ -20,7 +20,7 @@ def main(argv):
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
     keep_freed_memory()
     device = choose_device(args.device)
-    if args.resume:
+    if args.resume is not None:
         folder, save = runs.existing_folder(args.resume), True
         run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
     else:
@@ -46,7 +46,7 @@ def main(argv):
     with folder_lock(folder):
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, stop)
-        if save and not args.resume:
+        if save and args.resume is None:
             checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
         write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
         write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
@@ -86,7 +86,9 @@ def new_run(args, device):
     batch_size = args.batch_size or default_batch_size(recipe, len(data.train))
     recipe = dataclasses.replace(recipe, batch_size=batch_size)
     precision = choose_precision(args.precision, device)
-    return training.new_run(args.model, recipe, args.seed, device, precision), data
+    run = training.new_run(args.model, recipe, args.seed, device, precision)
+    training.check_batches(run, len(data.train))  # before there is a folder
+    return run, data
 
 
 def resumed_run(path, data_dir, device, say):

@@ -7,6 +7,9 @@ against malice stand the size limits, weights_only=True, and a check of every fi
 
 import hashlib
 import io
+import math
+import pickletools
+import warnings
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +28,11 @@ FORMAT, VERSION = "mnist_sum checkpoint", 1
 LARGEST_FILE = 32 << 20  # bytes; the largest model with Adam's state takes 6 MB
 ZIP_END = 22  # bytes of a zip's last record, up to its comment
 DIGEST_MARK = b"sha256:"
+GLOBALS = {  # all that our pickles name; weights_only lets more through, say bytearray(10**10)
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long")),
+}
 TYPES = {
     "model_name": str,
     "recipe": dict,
@@ -172,18 +180,38 @@ def _unsealed(archive):
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             if sum(entry.file_size for entry in file.infolist()) > LARGEST_FILE:
                 raise _Unfit("would unpack to more than any checkpoint of ours")
-        return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+            records = {entry.filename: file.read(entry) for entry in file.infolist()}
+        # torch has a zip reader of its own, which may see other records and sizes in a hostile
+        # archive than zipfile did; so it gets one that was written here.
+        checked = io.BytesIO()
+        with zipfile.ZipFile(checked, "w") as file:
+            for name, record in records.items():
+                file.writestr(name, record)
+                if name.lower().endswith("data.pkl"):
+                    _check_globals(record)
+        checked.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a damaged pickle: the Fault says enough
+            return torch.load(checked, map_location="cpu", weights_only=True)
     except _Unfit:
         raise
     except Exception:  # whatever a hostile archive can make the unpickler raise
         raise _Unfit("is not a mnist_sum checkpoint: it does not unpack to plain tensors") from None
 
 
+def _check_globals(pickled):
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name == "GLOBAL" and argument not in GLOBALS:
+            raise _Unfit("is not a mnist_sum checkpoint: it holds more than plain tensors")
+
+
 def _check(content):
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _Unfit("is not a mnist_sum checkpoint")
-    if content.get("version") != VERSION:
-        raise _Unfit(f"has format version {content.get('version')!r:.20}, this program reads {VERSION}")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        shown = f" {version}" if type(version) is int and abs(version) < 10**6 else ""
+        raise _Unfit(f"has an unknown format version{shown}, this program reads {VERSION}")
     for name, kind in TYPES.items():
         if name not in content:
             raise _Unfit(f"lacks the field {name}")
@@ -192,6 +220,8 @@ def _check(content):
     name = content["model_name"]
     if name not in RECIPES:
         raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+    if not set(content["recipe"]) <= set(Recipe.__dataclass_fields__):
+        raise _Unfit("has a recipe with unknown settings")
     try:
         recipe = Recipe(**content["recipe"])
     except (TypeError, ValueError) as error:
@@ -211,6 +241,14 @@ def _check(content):
         _check_tensors("sums", {"sums": content["sums"]}, {"sums": no_sums("cpu")})
     _check_history(content["history"])
     _check_data(content["data"])
+    _check_environment(content["environment"])
+    steps = math.ceil(content["data"]["train_images"] / recipe.batch_size)
+    if content["step"] > (steps if content["epoch"] < recipe.epochs else 0):
+        raise _Unfit("has an impossible step")
+    if content["step"] and not content["sums"][-1] > 0:
+        raise _Unfit("has sums that do not match its step")
+    if not (math.isfinite(content["seconds"]) and content["seconds"] >= 0):
+        raise _Unfit("has impossible seconds")
 
 
 def _check_tensors(what, found, expected):
@@ -221,13 +259,17 @@ def _check_tensors(what, found, expected):
         if tensor.shape != wanted.shape:
             raise _Unfit(f"has {what} tensor {name} of shape {tuple(tensor.shape)}, "
                          f"not {tuple(wanted.shape)}")  # fmt: skip
-        if tensor.dtype != wanted.dtype or tensor.layout != torch.strided:
+        if tensor.dtype != wanted.dtype:
             raise _Unfit(f"has {what} tensor {name} of type {tensor.dtype}, not {wanted.dtype}")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.requires_grad or not tensor.is_contiguous():
+            raise _Unfit(f"has a {what} tensor {name} that is not a plain one")
         if not torch.isfinite(tensor).all():
             raise _Unfit(f"has a {what} tensor {name} that is not finite")
     for name in found:
         if name not in expected:
-            raise _Unfit(f"has an unknown {what} tensor {name!r:.60}")
+            shown = f" {name!r:.60}" if isinstance(name, str) else ""
+            raise _Unfit(f"has an unknown {what} tensor{shown}")
 
 
 def _check_optimizer(content, optimizer):
@@ -236,11 +278,14 @@ def _check_optimizer(content, optimizer):
     if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
         raise _Unfit("has an optimizer without a state")
     if content["epoch"] == content["step"] == 0 and not state:
+        content["optimizer"] = optimizer.state_dict()
         return
     for parameter in optimizer.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     expected = optimizer.state_dict()
+    if set(state) != set(expected["state"]):
+        raise _Unfit("has an optimizer state for other tensors than the model's")
     content["optimizer"] = {"state": state, "param_groups": expected["param_groups"]}
     _check_tensors("optimizer", _flat(state), _flat(expected["state"]))
 
@@ -251,10 +296,10 @@ def _flat(state):
 
 def _check_history(history):
     for epoch, row in enumerate(history, 1):
-        if not isinstance(row, dict) or tuple(row) != ROW or row["epoch"] != epoch:
+        if not isinstance(row, dict) or tuple(row) != ROW:
             raise _Unfit(f"has a history whose row {epoch} is not ours")
-        if not all(type(value) in (int, float) for value in row.values()):
-            raise _Unfit(f"has a history whose row {epoch} holds more than numbers")
+        if not all(type(value) in (int, float) for value in row.values()) or row["epoch"] != epoch:
+            raise _Unfit(f"has a history whose row {epoch} does not hold its numbers")
 
 
 def _check_data(data):
@@ -262,5 +307,21 @@ def _check_data(data):
         raise _Unfit("does not say which data it was trained on")
     if not isinstance(data["name"], str) or not isinstance(data["fingerprint"], str):
         raise _Unfit("does not say which data it was trained on")
-    if type(data["train_images"]) is not int or type(data["test_images"]) is not int:
-        raise _Unfit("does not say how much data it was trained on")
+    if not _printable(data["name"]):
+        raise _Unfit("has an impossible name of its data")
+    for name in ("train_images", "test_images"):
+        if type(data[name]) is not int or not 0 < data[name] < 2**31:
+            raise _Unfit("does not say how much data it was trained on")
+
+
+def _check_environment(found):
+    """Its values are shown beside this machine's when a run is resumed."""
+    if set(found) != set(environment(torch.device("cpu"))):
+        raise _Unfit("does not say in which environment it was trained")
+    texts = [value for name, value in found.items() if name != "threads"]
+    if type(found["threads"]) is not int or not all(isinstance(t, str) and _printable(t) for t in texts):
+        raise _Unfit("has an impossible environment")
+
+
+def _printable(text):
+    return text.isprintable() and len(text) < 200

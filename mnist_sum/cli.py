@@ -147,13 +147,22 @@ BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph"
 
 def parse_train(argv):
     parser = train_parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parsed(parser, argv)
     if arguments.resume is not None:
         refused = sorted(
             "--" + name.replace("_", "-") for name in _given(parser, argv) if name not in BESIDE_RESUME
         )
         if refused:
             parser.error(f"{', '.join(refused)} cannot stand beside --resume: a run goes on as it began")
+    return arguments
+
+
+def _parsed(parser, argv):
+    """What argparse makes of argv; up to Python 3.12 it takes `--flag=--` for an empty list."""
+    arguments = parser.parse_args(argv)
+    for name, value in vars(arguments).items():
+        if value == []:
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
     return arguments
 
 
@@ -185,7 +194,7 @@ def parse_inference(argv):
         "--seed", type=seed_number, metavar="N",
         help="decides which images and numbers (default: a new one each time)",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments = _parsed(parser, argv)
     if arguments.evaluate and arguments.total is not None:
         parser.error("--total and --evaluate are two different jobs; choose one")
     if arguments.total is None:
@@ -194,11 +203,11 @@ def parse_inference(argv):
 
 
 def say(text="", file=None):
-    """Print a line at once. If its reader has gone (`| head -1`), go on without one."""
+    """Print a line at once. If its reader has gone (`| head -1`) or its disk is full, go on without."""
     file = file or sys.stdout
     try:
         print(text, file=file, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 

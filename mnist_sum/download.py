@@ -48,11 +48,16 @@ def fetch(folder, raw_sums):
                 write_atomically(folder / name, content)
                 break
             except (OSError, ValueError, EOFError) as error:
-                reasons.append(f"{address}: {error}")
+                reasons.append(f"{address}: {_one_line(error)}")
                 mirrors = [other for other in mirrors if other != mirror]
                 stalled += time.monotonic() - started
         else:
             raise Fault("it could not be downloaded (" + "; ".join(reasons) + ")")
+
+
+def _one_line(error):
+    """What a server sent may stand in the error, line ends and control characters too."""
+    return "".join(c if c.isprintable() else " " for c in str(error))[:200]
 
 
 def _read(address, stall_seconds):

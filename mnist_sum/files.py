@@ -66,7 +66,11 @@ def folder_lock(folder, wait=False):
     files that a killed holder left behind are removed.
     """
     folder = Path(folder)
-    with open(folder / ".lock", "ab") as file:
+    try:
+        file = open(folder / ".lock", "ab")  # noqa: SIM115  closed by the next line's with
+    except OSError as error:
+        raise Fault(f"cannot lock {folder}: {error.strerror}; choose another folder") from error
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -46,9 +46,15 @@ class Recipe:
     reported: tuple[float, float] | None = None
 
     def __post_init__(self):
+        if type(self.architecture) is not str:
+            raise ValueError("architecture is not a text")
+        if self.reported is not None:
+            pair = type(self.reported) is tuple and [type(figure) for figure in self.reported]
+            if pair != [float, float]:
+                raise ValueError("reported is not a pair of percentages")
         for name in ("epochs", "batch_size"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} is not a positive whole number")
+            if type(getattr(self, name)) is not int or not 0 < getattr(self, name) < 2**63:
+                raise ValueError(f"{name} is not a positive whole number below 2**63")
         rate = self.learning_rate
         if type(rate) is not float or not (math.isfinite(rate) and rate > 0):
             raise ValueError("learning_rate is not a positive number")

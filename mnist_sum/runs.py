@@ -1,5 +1,6 @@
 """A run's folder: where it is, what lies in it, and which one is the newest."""
 
+import os
 import time
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def new_folder(wanted, model_name):
 def existing_folder(folder):
     """The folder of a run to go on with; raises Fault where there is no checkpoint in it."""
     folder = Path(folder)
-    if not (folder / CHECKPOINT).is_file():
+    if not os.path.isfile(folder / CHECKPOINT):
         raise Fault(f"there is no {CHECKPOINT} in {folder}; a run can be resumed if it was "
                     "started with --save")  # fmt: skip
     return make_folder(folder)

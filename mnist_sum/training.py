@@ -5,6 +5,7 @@ from (seed, epoch, step), so a run that stops after any step and goes on from it
 ends with the same weights, bit for bit, as one that never stopped.
 """
 
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from mnist_sum.recipes import Recipe
 MOMENTUM = 0.9
 ONECYCLE_START = 1 / 25  # of the peak: the rate of the first step
 ONECYCLE_RISE = 0.3  # of all steps: where the peak is
+KEPT = "what the last whole epoch saved is kept; try a smaller --lr"  # how such a run ends
 FIGURES = ("digit_loss", "sum_loss", "digit_accuracy", "sum_accuracy")
 ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test") for name in FIGURES))
 
@@ -110,6 +112,8 @@ def fit(run, train_split, test_split):
         seconds = time.perf_counter() - started
         values = [run.epoch + 1, rate, seconds, *(part[name] for part in figures for name in FIGURES)]
         row = dict(zip(ROW, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            raise Fault(f"the test loss is not finite after epoch {run.epoch + 1}; {KEPT}")
         run.history.append(row)
         run.epoch, run.step, run.seconds, run.sums = run.epoch + 1, 0, 0.0, None
         yield row
@@ -136,10 +140,7 @@ def train_epoch(run, train_set):
         digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
         loss = digit_loss + sum_loss
         if not torch.isfinite(loss):
-            raise Fault(
-                f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; "
-                "nothing after the last whole epoch was saved; try a smaller --lr"
-            )
+            raise Fault(f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; {KEPT}")
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
@@ -154,10 +155,11 @@ def train_epoch(run, train_set):
 
 def require_finite(run):
     """Raise Fault if a step has spoilt the weights, before anything is made of them."""
-    if not all(torch.isfinite(tensor).all() for tensor in run.model.state_dict().values()):
+    states = [run.model.state_dict(), *run.optimizer.state.values()]
+    if not all(torch.isfinite(tensor).all() for state in states for tensor in state.values()):
         raise Fault(
-            f"the weights are no longer finite at epoch {run.epoch + 1}, step {run.step}; "
-            "nothing after the last whole epoch was saved; try a smaller --lr"
+            "the weights or their momenta are no longer finite "
+            f"at epoch {run.epoch + 1}, step {run.step}; {KEPT}"
         )
 
 

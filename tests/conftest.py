@@ -10,6 +10,11 @@ import torch
 
 from mnist_sum import dataset
 
+# Training on a few images costs more in waiting for other threads than it saves, most of all on a
+# busy machine; the scripts that tests start take it over.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,0 +1,61 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mnist_sum import checkpoint, dataset, reproduce
+from mnist_sum.recipes import RECIPES
+from mnist_sum.training import fit, new_run
+
+
+@pytest.fixture
+def finished(few, tmp_path, monkeypatch):
+    """A folder with compact-0 finished and compact-1 not, trained on noise for two epochs."""
+    monkeypatch.setattr(dataset, "load", lambda *_: few)
+    recipe = dataclasses.replace(RECIPES["compact"], epochs=2, batch_size=16)
+    for seed, epochs in ((0, 2), (1, 1)):
+        run = new_run("compact", recipe, seed, torch.device("cpu"), "fp32")
+        for _ in zip(range(epochs), fit(run, few.train, few.test), strict=False):
+            pass
+        (tmp_path / f"compact-{seed}").mkdir()
+        path = tmp_path / f"compact-{seed}" / "checkpoint.pt"
+        checkpoint.save(path, run, checkpoint.describe_data(few))
+    return tmp_path
+
+
+def test_the_table_counts_finished_runs_only_and_shows_what_was_reported(finished):
+    table = reproduce.results_table(["compact", "deep_adder"], 2, "nowhere", finished)
+    head, _, *rows = table.splitlines()
+    (row,) = rows
+    cells = dict(zip(head.split("|"), row.split("|"), strict=True))
+    assert cells[" model "] == " `compact` "
+    assert cells[" parameters "] == " 7,364 "
+    assert cells[" reported "] == " 99.17 / 98.49 "
+    assert cells[" seeds "] == " 1 "
+    assert 0 <= float(cells[" digit % "]) <= 100
+
+
+def test_a_run_is_started_resumed_or_left_alone(finished, monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        reproduce.subprocess,
+        "run",
+        lambda command, check: commands.append(command) or type("Done", (), {"returncode": 0}),
+    )
+    monkeypatch.setitem(RECIPES, "compact", dataclasses.replace(RECIPES["compact"], epochs=2))
+    for folder in ("compact-0", "compact-1", "compact-2"):
+        assert reproduce.train("compact", 2, "data", finished / folder)
+    resumed, started = commands
+    assert resumed[2:4] == ["--resume", str(finished / "compact-1")]
+    assert started[started.index("--seed") + 1] == "2"
+    assert "--save" in started
+
+
+def test_a_run_that_fails_ends_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "train", lambda *_: False)
+    assert reproduce.main(["--output-dir", str(tmp_path), "--seeds", "1"]) == 1
+
+
+def test_the_spread_is_the_standard_deviation_over_seeds():
+    assert reproduce.mean_and_spread([1.0, 3.0]) == "2.00 ± 1.41"
+    assert reproduce.mean_and_spread([1.0]) == "1.00"
