@@ -9,13 +9,14 @@
     Linear, BatchNorm, ReLU, dropout        64 -> 128              8,320 + 256
     Linear                                 128 -> 19               2,451        the sum
 
-Chosen: dropout of 5% after convolutions and in the adder (the seed gives no rate).
+Chosen: dropout of 2%, in the reader and in the adder; the seed gives no rate. With 5% the sum's
+training accuracy stayed a point below the seed's log (98.6 against 99.6 at the end).
 """
 
 import torch
 from torch import nn
 
-DROPOUT = 0.05
+DROPOUT = 0.02
 
 
 class MNISt(nn.Module):
