@@ -7,10 +7,10 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from mnist_sum.dataset import MEAN, STD
 
-ROTATION = math.radians(12)  # each way, as all of these
-SCALE = 0.12  # of the size
-SHEAR = 0.15  # of the height, sideways
-SHIFT = 2 / 14  # two pixels, in units of half an image
+ROTATION = math.radians(8)  # each way, as all of these
+SCALE = 0.08  # of the size
+SHEAR = 0.1  # of the height, sideways
+SHIFT = 1.5 / 14  # one and a half pixels, in units of half an image
 BACKGROUND = -MEAN / STD
 
 

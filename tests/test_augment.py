@@ -44,6 +44,7 @@ def test_nothing_moves_when_every_amount_is_zero(images, monkeypatch):
 def test_a_shift_moves_the_ink_by_whole_pixels(images, monkeypatch):
     for name in ("ROTATION", "SCALE", "SHEAR"):
         monkeypatch.setattr(augment, name, 0.0)
+    monkeypatch.setattr(augment, "SHIFT", 2 / 14)
     monkeypatch.setattr(augment.torch, "rand", lambda *size, generator: torch.ones(size))
     moved = random_affine(images, generator(0, "affine"))
     # The grid says where each pixel is taken from, so a positive shift moves the ink up and left.

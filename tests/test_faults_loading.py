@@ -48,14 +48,6 @@ def stopped_run(name="compact"):
     return run, data
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """The bytes of a good checkpoint."""

@@ -1,6 +1,5 @@
 """A run that is killed, stopped, or cannot write: nothing is lost, and it goes on as if unbroken."""
 
-import csv
 import dataclasses
 import errno
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from stress import forks
+from stress.outcome import bits, outcome
 
 from mnist_sum import checkpoint, dataset, files, recipes, training
 from mnist_sum.errors import Fault
@@ -38,25 +38,6 @@ def epochs_done(folder):
         return len((folder / "history.csv").read_text().splitlines()) - 1
     except OSError:
         return 0
-
-
-def bits(value):
-    """The value with each tensor as its bytes: equal only if every bit is."""
-    if isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
-    if isinstance(value, dict):
-        return {key: bits(entry) for key, entry in value.items()}
-    return value
-
-
-def outcome(folder):
-    """All of a finished run that must not depend on kills: weights, optimizer, history, epoch."""
-    content = checkpoint.load(folder / "checkpoint.pt")
-    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
-    for row in (*rows, *content["history"]):
-        del row["seconds"]  # a clock's reading, never twice the same
-    parts = ("model", "optimizer", "epoch", "step", "sums", "recipe", "seed", "data", "history")
-    return {**{name: bits(content[name]) for name in parts}, "history.csv": rows}
 
 
 @pytest.fixture(scope="module")

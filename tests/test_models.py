@@ -48,7 +48,13 @@ PUBLISHED = {
         Linear 20 400 | BatchNorm1d 20 40 | ReLU 20 0 | Linear 19 380
     """,
 }
-PARAMETERS = {"channel_fusion": 48_639, "linear_adder": 452_678, "deep_adder": 34_563, "compact": 7_364}
+PARAMETERS = {
+    "channel_fusion": 48_639,
+    "linear_adder": 452_678,
+    "deep_adder": 34_563,
+    "compact": 7_364,
+    "tiny": 7_070,
+}
 
 
 def published_rows(text):

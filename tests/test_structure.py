@@ -11,10 +11,9 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"mnist_sum.report", "mnist_sum.checkpoint"},
     {"mnist_sum.training"},
     {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.summary", "mnist_sum.runs"},
-    {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss"},
+    {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss", "mnist_sum.models"},
     {"mnist_sum.dataset", "mnist_sum.device"},
     {"mnist_sum.download", "mnist_sum.randomness"},
-    {"mnist_sum.models"},
     {"mnist_sum.files", "mnist_sum.cli"},
     {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
 ]

@@ -10,12 +10,16 @@
     Linear                 576 -> 10                  5,770    the digit
     Linear                 576 -> 19                 10,963    the sum
 
-Chosen: ReLU after each convolution, which the table does not list and the text does not tell.
+Chosen: ReLU after each convolution, which the table does not list and the text does not tell; and
+raw pixels of 0 to 255, as the seed's data frame holds them. In the log of its first three epochs the
+sum lags (training accuracy 11, 25, 85%); raw pixels give 10, 46, 93%, normalised ones 27, 88, 95%.
 """
 
 import torch
 from torch import nn
 from torch.nn.functional import relu
+
+from mnist_sum.dataset import MEAN, STD
 
 
 class ChannelFusion(nn.Module):
@@ -34,7 +38,7 @@ class ChannelFusion(nn.Module):
         self.sum_head = nn.Linear(576, 19)
 
     def encode(self, image):
-        return relu(self.conv1(image))
+        return relu(self.conv1(255 * (STD * image + MEAN)))
 
     def join(self, features, number):
         channel = self.number_channel(number.unsqueeze(1)).view(-1, 1, 26, 26)

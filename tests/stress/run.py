@@ -8,7 +8,6 @@ Exits with 1 if anything was lost, or if anything but a Fault or a usage error c
 import argparse
 import contextlib
 import copy
-import csv
 import dataclasses
 import hashlib
 import io
@@ -31,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from stress import forks  # noqa: E402
+from stress.outcome import outcome  # noqa: E402
 
 from mnist_sum import checkpoint, cli, dataset, download, recipes, training  # noqa: E402
 from mnist_sum.errors import Fault  # noqa: E402
@@ -85,25 +85,6 @@ def report(what, evidence):
 # Kills. "Caught" is a kill after which nothing was missing.
 
 SHORT = ("--save", "--data", "sample", "--limit", "256", "--epochs", "4", "--batch-size", "32")
-
-
-def bits(value):
-    """The value with each tensor as its bytes: equal only if every bit is."""
-    if isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
-    if isinstance(value, dict):
-        return {key: bits(entry) for key, entry in value.items()}
-    return value
-
-
-def outcome(folder):
-    """All of a finished run that must not depend on kills; the clock's readings may."""
-    content = checkpoint.load(folder / "checkpoint.pt")
-    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
-    for row in (*rows, *content["history"]):
-        del row["seconds"]
-    parts = ("model", "optimizer", "epoch", "step", "sums", "recipe", "seed", "data", "history")
-    return [bits(content[name]) for name in parts], rows
 
 
 def start_or_resume(folder, scratch, flags):
