@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mnist_sum import cli
 
+LARGEST_PICTURE = 100  # images; more would be too small to look at and take minutes to draw
+
 
 def main(argv):
     args = cli.parse_inference(argv)
@@ -24,6 +26,12 @@ def main(argv):
     say(f"model: {stored['model_name']} from {path}, trained for {stored['epoch']} epochs on "
         f"{trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
     data = dataset.load(args.data, args.data_dir, stored["recipe"]["split"])
+    if data.name != trained["name"]:
+        cli.say(
+            f"warning: tested on {data.name} but trained on {trained['name']}; the sample's images are "
+            "all among MNIST's training images, so these are not test results",
+            sys.stderr,
+        )
     say(f"data: {data.name}, {len(data.test):,} test images")
     if args.evaluate:
         evaluate(model, data, device, args.json)
@@ -83,9 +91,9 @@ def predict(model, data, device, args, say):
     right = [sum(case[name] == case[f"predicted_{name}"] for case in cases) for name in ("digit", "sum")]
     title = f"{len(cases)} test images of {data.name}: {right[0]} digits and {right[1]} sums right"
     say(f"{title} (seed {seed})")
-    images = data.test.images[index.cpu()]
-    draw_predictions(images, cases, title, args.output)
-    say(f"picture: {args.output}")
+    drawn = min(args.total, LARGEST_PICTURE)
+    draw_predictions(data.test.images[index[:drawn].cpu()], cases[:drawn], title, args.output)
+    say(f"picture: {args.output}" + (f" (the first {drawn})" if drawn < args.total else ""))
 
 
 def print_table(places, cases):

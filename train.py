@@ -12,24 +12,40 @@ from mnist_sum import cli
 def main(argv):
     args = cli.parse_train(argv)
 
-    from mnist_sum import checkpoint, report, runs
-    from mnist_sum.device import choose_device, describe_device, keep_freed_memory
-    from mnist_sum.files import folder_lock, write_atomically
-    from mnist_sum.training import Stopped, fit
+    from mnist_sum import runs
+    from mnist_sum.device import choose_device, keep_freed_memory
+    from mnist_sum.files import folder_lock
 
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
     keep_freed_memory()
     device = choose_device(args.device)
-    if args.resume is not None:
-        folder, save = runs.existing_folder(args.resume), True
-        run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
-    else:
+    if args.resume is None:
         run, data = new_run(args, device)
-        folder, save = runs.new_folder(args.output_dir, run.model_name), args.save
-    described = checkpoint.describe_data(data)
+        folder = runs.new_folder(args.output_dir, run.model_name)
+    else:
+        folder = runs.existing_folder(args.resume)
+    with folder_lock(folder):
+        if args.resume is None:
+            runs.refuse_to_overwrite(folder)
+        else:
+            run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
+        train(run, data, folder, args, say)
+        if args.plot_graph and run.history:
+            draw(run, data, folder)
+    return 0 if run.stop_signal is None else 128 + run.stop_signal
+
+
+def train(run, data, folder, args, say):
+    """Do the run's epochs; print and write each row."""
+    from mnist_sum import checkpoint, report, runs
+    from mnist_sum.device import describe_device
+    from mnist_sum.files import write_atomically
+    from mnist_sum.training import Stopped, fit
+
+    described, recipe = checkpoint.describe_data(data), run.recipe
     cases = len(data.train), 10 * len(data.test)
-    recipe = run.recipe
-    say(f"device: {describe_device(device)}, {run.precision}")
+    save = args.save or args.resume is not None
+    say(f"device: {describe_device(next(run.model.parameters()).device)}, {run.precision}")
     say(f"data: {data.name}, {len(data.train):,} training and {len(data.test):,} test images")
     say(f"model: {run.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {run.seed}")  # fmt: skip
@@ -43,29 +59,25 @@ def main(argv):
         run.stop_signal = signum
         signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
 
-    with folder_lock(folder):
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, stop)
-        if save and args.resume is None:
-            checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
-        write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
-        write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
-        say(report.table_head(*cases))
-        try:
-            for row in fit(run, data.train, data.test):
-                if save:
-                    checkpoint.save(folder / runs.CHECKPOINT, run, described)
-                write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
-                cli.say(json.dumps(row) if args.json else report.table_line(row, *cases))
-        except Stopped:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    if save and args.resume is None:
+        checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
+    write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
+    write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
+    say(report.table_head(*cases))
+    try:
+        for row in fit(run, data.train, data.test):
             if save:
                 checkpoint.save(folder / runs.CHECKPOINT, run, described)
-                say(f"stopped; go on with: python train.py --resume {folder}")
-            else:
-                say("stopped; nothing was saved (--save does that)")
-        if args.plot_graph and run.history:
-            draw(run, data, folder)
-    return 0 if run.stop_signal is None else 128 + run.stop_signal
+            write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
+            cli.say(json.dumps(row) if args.json else report.table_line(row, *cases))
+    except Stopped:
+        if save:
+            checkpoint.save(folder / runs.CHECKPOINT, run, described)
+            say(f"stopped; go on with: {runs.resume_command(folder, args.data_dir)}")
+        else:
+            say("stopped; nothing was saved (--save does that)")
 
 
 def new_run(args, device):

@@ -298,7 +298,8 @@ def _check_history(history):
     for epoch, row in enumerate(history, 1):
         if not isinstance(row, dict) or tuple(row) != ROW:
             raise _Unfit(f"has a history whose row {epoch} is not ours")
-        if not all(type(value) in (int, float) for value in row.values()) or row["epoch"] != epoch:
+        numbers = all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+        if not numbers or row["epoch"] != epoch:
             raise _Unfit(f"has a history whose row {epoch} does not hold its numbers")
 
 

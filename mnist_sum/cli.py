@@ -33,6 +33,13 @@ def positive_number(text):
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive finite number")
 
 
+def file_name(text):
+    """The name of a file or folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a name is needed, not an empty text")
+    return text
+
+
 def seed_number(text):
     """A whole number that torch takes as a seed."""
     with suppress(ValueError):
@@ -47,7 +54,7 @@ def default_data_folder():
 
 
 def _recipe_table():
-    lines = ["each model's recipe (what --epochs, --batch-size, --lr … default to):"]
+    lines = ["each model's recipe (what --epochs, --batch-size, --lr and so on default to):"]
     for name, recipe in RECIPES.items():
         lines.append(
             f"  {name:15} {recipe.epochs:3} epochs, batch {recipe.batch_size:4}, lr {recipe.learning_rate:g} "
@@ -79,6 +86,7 @@ def _parser(description, epilog):
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
+        type=file_name,
         default=default_data_folder(),
         help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
     )
@@ -124,11 +132,11 @@ def train_parser():
         "--save", action="store_true", help="write checkpoint.pt after every epoch (default: off)"
     )
     parser.add_argument(
-        "--output-dir", metavar="DIR",
+        "--output-dir", metavar="DIR", type=file_name,
         help="the run's folder (default: a fresh one under runs/)",
     )  # fmt: skip
     parser.add_argument(
-        "--resume", metavar="RUN_DIR",
+        "--resume", metavar="RUN_DIR", type=file_name,
         help="go on with the run in this folder; of the other flags only --device, --data-dir, "
         "--json, --summary and --plot-graph may stand beside it",
     )  # fmt: skip
@@ -185,9 +193,11 @@ def parse_inference(argv):
         "--evaluate", action="store_true",
         help="the exhaustive test: every test image with each of the ten numbers (default: off)",
     )  # fmt: skip
-    parser.add_argument("--checkpoint", metavar="FILE", help="the trained model (default: see below)")
     parser.add_argument(
-        "--output", metavar="FILE", default="predictions.png",
+        "--checkpoint", metavar="FILE", type=file_name, help="the trained model (default: see below)"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=file_name,
         help="where the picture of the predictions goes (default: predictions.png)",
     )  # fmt: skip
     parser.add_argument(
@@ -195,10 +205,12 @@ def parse_inference(argv):
         help="decides which images and numbers (default: a new one each time)",
     )  # fmt: skip
     arguments = _parsed(parser, argv)
-    if arguments.evaluate and arguments.total is not None:
-        parser.error("--total and --evaluate are two different jobs; choose one")
-    if arguments.total is None:
-        arguments.total = 25
+    if arguments.evaluate:
+        for name in ("total", "output", "seed"):
+            if getattr(arguments, name) is not None:
+                parser.error(f"--{name} is for random predictions; --evaluate tests every image")
+    arguments.total = arguments.total or 25
+    arguments.output = arguments.output or "predictions.png"
     return arguments
 
 
@@ -213,6 +225,8 @@ def say(text="", file=None):
 
 def run(main, script):
     """Run main(argv) and exit: a Fault becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        stream.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
     except Fault as fault:

@@ -188,8 +188,8 @@ class MnistSum(Dataset):
         return len(self.digits)
 
     def __getitem__(self, index):
-        if not isinstance(index, (int, torch.Tensor)):
-            index = torch.as_tensor(index, device=self.digits.device)
+        if not isinstance(index, (int, slice, torch.Tensor)):
+            index = torch.as_tensor(index, dtype=torch.long, device=self.digits.device)
         digit, number = self.digits[index], self.numbers[index]
         return (normalised(self.images[index]), one_hot(number)), (digit, digit + number)
 

@@ -11,7 +11,6 @@ import io
 import os
 import queue
 import threading
-import time
 import urllib.request
 
 from mnist_sum.errors import Fault
@@ -19,7 +18,6 @@ from mnist_sum.files import write_atomically
 
 MIRROR_VARIABLE = "MNIST_SUM_MIRROR"
 STALL_SECONDS = 5  # a mirror that sends less than a CHUNK in this time is given up
-TOTAL_STALL_SECONDS = 12  # and so are all of them together
 CHUNK = 1 << 15
 LARGEST_ARCHIVE = 16 << 20  # bytes; the largest of the four is 9.9 MB
 LARGEST_FILE = 64 << 20  # bytes; the largest of the four is 47 MB
@@ -28,20 +26,19 @@ LARGEST_FILE = 64 << 20  # bytes; the largest of the four is 47 MB
 def fetch(folder, raw_sums):
     """Download, check and unpack the files named in raw_sums {name: MD5 of the raw file}.
 
-    Each file is written whole or not at all. Raises Fault with the reason of every mirror.
+    Each file is written whole or not at all. A mirror that fails once is not asked again, so that
+    two dead ones are found out within twice STALL_SECONDS. Raises Fault with each one's reason.
     """
     from torchvision.datasets import MNIST
 
     mirrors = [os.environ[MIRROR_VARIABLE]] if os.environ.get(MIRROR_VARIABLE) else MNIST.mirrors
     archive_sums = dict(MNIST.resources)
     reasons = []
-    stalled = 0.0
     for name, raw_sum in raw_sums.items():
         for mirror in list(mirrors):
             address = f"{mirror.rstrip('/')}/{name}.gz"
-            started = time.monotonic()
             try:
-                archive = _read(address, min(STALL_SECONDS, TOTAL_STALL_SECONDS - stalled))
+                archive = _read(address)
                 _check_sum(archive, archive_sums[f"{name}.gz"], "archive")
                 content = _unpack(archive)
                 _check_sum(content, raw_sum, "unpacked file")
@@ -50,7 +47,6 @@ def fetch(folder, raw_sums):
             except (OSError, ValueError, EOFError) as error:
                 reasons.append(f"{address}: {_one_line(error)}")
                 mirrors = [other for other in mirrors if other != mirror]
-                stalled += time.monotonic() - started
         else:
             raise Fault("it could not be downloaded (" + "; ".join(reasons) + ")")
 
@@ -60,7 +56,7 @@ def _one_line(error):
     return "".join(c if c.isprintable() else " " for c in str(error))[:200]
 
 
-def _read(address, stall_seconds):
+def _read(address):
     """The bytes at the address, or OSError / ValueError if it stalls, ends early or is too long.
 
     A thread reads and this one waits, because a stall can hide where no socket time-out reaches:
@@ -70,7 +66,7 @@ def _read(address, stall_seconds):
 
     def receive():
         try:
-            with urllib.request.urlopen(address, timeout=stall_seconds) as response:
+            with urllib.request.urlopen(address, timeout=STALL_SECONDS) as response:
                 length = response.headers.get("Content-Length")
                 received = 0
                 while chunk := response.read(CHUNK):
@@ -86,9 +82,9 @@ def _read(address, stall_seconds):
     received = bytearray()
     while True:
         try:
-            chunk = chunks.get(timeout=max(stall_seconds, 0.1))
+            chunk = chunks.get(timeout=STALL_SECONDS)
         except queue.Empty:
-            raise OSError(f"sent nothing for {stall_seconds:.0f} s") from None
+            raise OSError(f"sent nothing for {STALL_SECONDS} s") from None
         if isinstance(chunk, Exception):
             raise OSError(str(getattr(chunk, "reason", chunk)) or type(chunk).__name__) from chunk
         if not chunk:

@@ -1,6 +1,7 @@
 """Writing so that no kill can hurt, and one writer a folder."""
 
 import os
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -71,12 +72,19 @@ def folder_lock(folder, wait=False):
     except OSError as error:
         raise Fault(f"cannot lock {folder}: {error.strerror}; choose another folder") from error
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
+        try:
+            _lock(file)
+        except OSError as error:
+            if not wait:
                 raise Fault(f"another run is writing into {folder}; wait for it or choose another "
                             "folder") from error  # fmt: skip
+            print(f"waiting for another process that is writing into {folder}", file=sys.stderr)
+            _lock(file, wait=True)
         for stale in folder.glob(".*.part"):
             stale.unlink(missing_ok=True)
         yield
+
+
+def _lock(file, wait=False):
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -15,8 +15,9 @@ def digit_and_sum_loss(digit_logits, sum_logits, digit, total):
 def summed_loss(digit_logits, sum_logits, digit, total):
     """Cross-entropy of the digit plus that of the sum, in nats, averaged over the batch.
 
-    Shapes as in digit_and_sum_loss. Equal weights: the sum cannot be right for long where the
-    digit is wrong, and neither output's loss drowns the other's (both start near ln 10 and ln 19).
+    Returns (loss, digit_loss, sum_loss): what is trained on, and its two parts for the record.
+    Shapes as in digit_and_sum_loss. Equal weights: the two losses start near ln 10 and ln 19, so
+    neither drowns the other.
     """
     digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
-    return digit_loss + sum_loss
+    return digit_loss + sum_loss, digit_loss, sum_loss

@@ -1,6 +1,7 @@
 """Every picture. Drawn with matplotlib's own canvas, so no screen and no global state is needed."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +21,7 @@ def _figure(width, height):
 
 def _save(figure, path):
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or "png")
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
         reason = getattr(error, "strerror", None) or error
         raise Fault(f"cannot write the picture {path}: {reason}") from error
@@ -39,7 +40,7 @@ def draw_history(history, part, title, path):
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss", yscale="log")
     accuracies.set(xlabel="epoch", ylabel="right (%)", title="accuracy")
     for axes in (losses, accuracies):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)

@@ -49,7 +49,7 @@ def main(argv):
             if not train(name, seed, args.data_dir, args.output_dir / f"{name}-{seed}"):
                 return 1
             table = results_table(args.models, args.seeds, args.data_dir, args.output_dir)
-            (args.output_dir / "reproduction.md").write_text(table)
+            (args.output_dir / "reproduction.md").write_text(table, encoding="utf-8")
     cli.say(table)
     return 0
 

@@ -1,6 +1,7 @@
 """A run's folder: where it is, what lies in it, and which one is the newest."""
 
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "assets"
 def new_folder(wanted, model_name):
     """The folder of a new run, created: the wanted one, else a fresh one under runs/.
 
-    Raises Fault where it cannot be written to or already holds a run, so that none is overwritten.
+    Raises Fault where it cannot be written to.
     """
     if wanted is None:
         stem = RUNS / time.strftime(f"%Y%m%d-%H%M%S-{model_name}")
@@ -23,14 +24,22 @@ def new_folder(wanted, model_name):
         while wanted.exists():
             attempt += 1
             wanted = stem.with_name(f"{stem.name}-{attempt}")
-    folder = make_folder(wanted)
-    for name in (CHECKPOINT, HISTORY):
-        if (folder / name).exists():
-            raise Fault(
-                f"{folder} already holds a run ({name}); continue it with --resume {folder}, "
-                "or choose another --output-dir"
-            )
-    return folder
+    return make_folder(wanted)
+
+
+def refuse_to_overwrite(folder):
+    """Raise Fault if the folder already holds a run."""
+    if (folder / CHECKPOINT).exists():
+        raise Fault(f"{folder} already holds a run; continue it with {resume_command(folder)}, or "
+                    "choose another --output-dir")  # fmt: skip
+    if (folder / HISTORY).exists():
+        raise Fault(f"{folder} already holds a run ({HISTORY}); choose another --output-dir")
+
+
+def resume_command(folder, data_folder=None):
+    """The command line that goes on with the run in the folder."""
+    data = [] if data_folder is None else ["--data-dir", str(data_folder)]
+    return shlex.join(["python", "train.py", "--resume", str(folder), *data])
 
 
 def existing_folder(folder):
@@ -43,11 +52,19 @@ def existing_folder(folder):
 
 
 def default_checkpoint():
-    """The newest checkpoint under runs/, else the one that ships with the package."""
-    trained = list(RUNS.glob(f"*/{CHECKPOINT}"))
+    """The newest checkpoint of a whole epoch under runs/, else the one that ships."""
+    trained = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if _epochs(path.parent)]
     if trained:
         return max(trained, key=lambda path: path.stat().st_mtime)
     shipped = sorted(SHIPPED.glob("*.pt"))
     if not shipped:
         raise Fault("there is no checkpoint yet; train one with: python train.py --save")
     return shipped[0]
+
+
+def _epochs(folder):
+    """The whole epochs in the folder's history."""
+    try:
+        return len((folder / HISTORY).read_text().splitlines()) - 1
+    except OSError:
+        return 0

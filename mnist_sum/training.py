@@ -19,7 +19,7 @@ from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.device import place
 from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
-from mnist_sum.loss import digit_and_sum_loss
+from mnist_sum.loss import summed_loss
 from mnist_sum.metrics import averages, batch_sums, no_sums
 from mnist_sum.randomness import derived_seed, generator
 from mnist_sum.recipes import Recipe
@@ -27,7 +27,7 @@ from mnist_sum.recipes import Recipe
 MOMENTUM = 0.9
 ONECYCLE_START = 1 / 25  # of the peak: the rate of the first step
 ONECYCLE_RISE = 0.3  # of all steps: where the peak is
-KEPT = "what the last whole epoch saved is kept; try a smaller --lr"  # how such a run ends
+KEPT = "nothing of this epoch is kept; try a smaller --lr"  # how such a run ends
 FIGURES = ("digit_loss", "sum_loss", "digit_accuracy", "sum_accuracy")
 ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test") for name in FIGURES))
 
@@ -78,7 +78,8 @@ def learning_rate(recipe, step, steps):
     """The rate of the step-th of all `steps` steps.
 
     "constant" is the recipe's rate. "onecycle" (Smith 2018) rises in a straight line from 1/25 of
-    the recipe's rate to all of it over the first 30% of the steps, then falls to zero.
+    the recipe's rate to all of it over the first 30% of the steps, then falls to zero. (PyTorch's
+    OneCycleLR, linear, has its peak one step earlier and its zero at the last step.)
     """
     if recipe.schedule == "constant":
         return recipe.learning_rate
@@ -137,8 +138,7 @@ def train_epoch(run, train_set):
         torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             digit_logits, sum_logits = run.model(image, number)
-        digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
-        loss = digit_loss + sum_loss
+        loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
         if not torch.isfinite(loss):
             raise Fault(f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; {KEPT}")
         run.optimizer.zero_grad(set_to_none=True)

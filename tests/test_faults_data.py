@@ -119,7 +119,6 @@ def mirror(monkeypatch):
 def quick(monkeypatch):
     """Time-outs that a test can wait for; the real ones have a test of their own."""
     monkeypatch.setattr(download, "STALL_SECONDS", 0.4)
-    monkeypatch.setattr(download, "TOTAL_STALL_SECONDS", 0.9)
 
 
 def good_answer(archives):
@@ -258,12 +257,12 @@ def test_several_mirrors_hanging_take_no_more_than_the_total_time_out(
     monkeypatch.setattr(MNIST, "mirrors", addresses)
     started = time.monotonic()
     message = refusal(tmp_path)
-    assert time.monotonic() - started < download.TOTAL_STALL_SECONDS + 0.5
+    assert time.monotonic() - started < 2 * download.STALL_SECONDS + 0.7
     assert all(address in message for address in addresses)
 
 
 def test_the_real_time_outs_leave_no_one_waiting_for_15_seconds():
-    assert 0 < download.STALL_SECONDS < download.TOTAL_STALL_SECONDS < 15
+    assert 0 < 2 * download.STALL_SECONDS < 15
 
 
 def test_a_good_mirror_behind_a_bad_one_is_used(small, mirror, monkeypatch, quick, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from stress import forks
 
-from mnist_sum import checkpoint, cli, dataset, recipes, training
+from mnist_sum import checkpoint, cli, dataset, loss, recipes, training
 from mnist_sum.errors import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,9 +133,17 @@ def fails(script, *argv, code=1, cwd=None):
     return stderr
 
 
-@pytest.mark.parametrize("folder", ["missing", "empty", "file", "file/below", "a" * 300, ""])
+@pytest.mark.parametrize("flag", ["--resume", "--output-dir", "--data-dir"])
+def test_an_empty_name_is_a_usage_error(flag, capsys):
+    """`--resume "$UNSET"` is no wish for a new run."""
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_train([flag, ""])
+    assert caught.value.code == 2
+    assert "a name is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "file", "file/below", "a" * 300])
 def test_resume_of_a_folder_without_a_checkpoint(folder, needs_sample, tmp_path):
-    """An empty name too: `--resume "$UNSET"` is no wish for a new run."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     line = fails("train.py", "--resume", folder, cwd=tmp_path)
@@ -191,13 +199,13 @@ def test_a_loss_that_stops_being_a_number_in_the_second_epoch(needs_sample, tmp_
     script = tmp_path / "train.py"
     script.write_text(
         "import runpy\n"
-        "from mnist_sum import training\n"
-        "real, calls = training.digit_and_sum_loss, []\n"
-        "def loss(*parts):\n"
+        "from mnist_sum import loss\n"
+        "real, calls = loss.digit_and_sum_loss, []\n"
+        "def spoilt(*parts):\n"
         "    digit, total = real(*parts)\n"
         "    calls.append(1)\n"
         "    return digit, total * (float('nan') if len(calls) == 7 else 1)\n"
-        "training.digit_and_sum_loss = loss\n"
+        "loss.digit_and_sum_loss = spoilt\n"
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
     folder, flags = tmp_path / "run", [*FEW, "--save", "--batch-size", "16", "--output-dir"]
@@ -217,10 +225,8 @@ def test_a_loss_that_stops_being_a_number_in_the_second_epoch(needs_sample, tmp_
 def test_a_loss_that_is_no_number_stops_before_the_step(value, monkeypatch):
     run, data = new_run(), synthetic_data()
     before = {name: tensor.clone() for name, tensor in run.model.named_parameters()}
-    real = training.digit_and_sum_loss
-    monkeypatch.setattr(
-        training, "digit_and_sum_loss", lambda *parts: [loss * value for loss in real(*parts)]
-    )
+    real = loss.digit_and_sum_loss
+    monkeypatch.setattr(loss, "digit_and_sum_loss", lambda *parts: [part * value for part in real(*parts)])
     with pytest.raises(Fault, match="epoch 1, step 1"):
         trained(run, data)
     assert all(torch.equal(before[name], tensor) for name, tensor in run.model.named_parameters())
@@ -234,8 +240,8 @@ def test_a_state_that_cannot_be_loaded_again_is_never_offered_for_saving(
 ):
     """Gradients beyond 1e19 square to infinity in Adam's state, while the weights stay numbers."""
     run, data = new_run(name, learning_rate=1e-3), synthetic_data()
-    real = training.digit_and_sum_loss
-    monkeypatch.setattr(training, "digit_and_sum_loss", lambda *parts: [loss * 1e25 for loss in real(*parts)])
+    real = loss.digit_and_sum_loss
+    monkeypatch.setattr(loss, "digit_and_sum_loss", lambda *parts: [part * 1e25 for part in real(*parts)])
     if signal_too:
         run.stop_signal = signal.SIGTERM
     try:

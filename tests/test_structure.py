@@ -36,7 +36,7 @@ def module_name(path):
 
 
 SOURCES = {
-    module_name(path): ast.parse(path.read_text())
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
     for path in [ROOT / "train.py", ROOT / "inference.py", *ROOT.glob("mnist_sum/**/*.py")]
 }
 
