@@ -44,11 +44,14 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
+    finished = {name: [] for name in args.models}
     for seed in range(args.seeds):
         for name in args.models:
-            if not train(name, seed, args.data_dir, args.output_dir / f"{name}-{seed}"):
+            folder = args.output_dir / f"{name}-{seed}"
+            if not train(name, seed, args.data_dir, folder):
                 return 1
-            table = results_table(args.models, args.seeds, args.data_dir, args.output_dir)
+            finished[name].append(run_figures(folder, args.data_dir))
+            table = results_table(finished)
             (args.output_dir / "reproduction.md").write_text(table, encoding="utf-8")
     cli.say(table)
     return 0
@@ -70,42 +73,35 @@ def train(name, seed, data_dir, folder):
     return subprocess.run(command, check=False).returncode == 0
 
 
-def results_table(names, seeds, data_dir, output_dir):
-    """The finished runs as a Markdown table: means over seeds, with their standard deviations."""
+def results_table(finished):
+    """A Markdown table of {model: [run_figures of each seed]}: means and standard deviations."""
     lines = [
         "| model | parameters | digit % | sum % | joint % | reported | epochs | seconds | seeds | device |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        figures = [run_figures(output_dir / f"{name}-{seed}", data_dir) for seed in range(seeds)]
-        figures = [figure for figure in figures if figure]
+    for name, figures in finished.items():
         if not figures:
             continue
-        columns = list(zip(*(figure[:4] for figure in figures), strict=True))
-        *accuracies, seconds = [mean_and_spread(column) for column in columns]
-        recipe, (parameters, device) = RECIPES[name], figures[0][4:]
+        *measured, parameters, device = zip(*figures, strict=True)
+        digit, total, joint, seconds = map(mean_and_spread, measured)
+        recipe = RECIPES[name]
         reported = " / ".join(f"{figure:.2f}" for figure in recipe.reported or ()) or "-"
         lines.append(
-            f"| `{name}` | {parameters:,} | {accuracies[0]} | {accuracies[1]} | {accuracies[2]} | {reported} "
-            f"| {recipe.epochs} | {seconds} | {len(figures)} | {device} |"
+            f"| `{name}` | {parameters[0]:,} | {digit} | {total} | {joint} | {reported} "
+            f"| {recipe.epochs} | {seconds} | {len(figures)} | {device[0]} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def run_figures(folder, data_dir):
-    """(digit %, sum %, joint %, seconds, parameters, device) of a finished run, else None."""
+    """(digit %, sum %, joint %, seconds, parameters, device) of the finished run in the folder."""
     import torch
 
     from mnist_sum import checkpoint, dataset, runs
     from mnist_sum.evaluation import evaluate
     from mnist_sum.metrics import averages
 
-    path = folder / runs.CHECKPOINT
-    if not path.exists():
-        return None
-    model, stored = checkpoint.load_model(path, torch.device("cpu"))
-    if stored["epoch"] < stored["recipe"]["epochs"]:
-        return None
+    model, stored = checkpoint.load_model(folder / runs.CHECKPOINT, torch.device("cpu"))
     data = dataset.load(stored["data"]["name"], data_dir, stored["recipe"]["split"])
     figures = averages(evaluate(model, dataset.MnistSum(data.test)))
     accuracies = (100 * figures[f"{name}_accuracy"] for name in ("digit", "sum", "joint"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mnist_sum import checkpoint, dataset, reproduce
+from mnist_sum.evaluation import right_cases
 from mnist_sum.recipes import RECIPES
 from mnist_sum.training import fit, new_run
 
@@ -23,16 +24,19 @@ def finished(few, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_table_counts_finished_runs_only_and_shows_what_was_reported(finished):
-    table = reproduce.results_table(["compact", "deep_adder"], 2, "nowhere", finished)
+def test_the_table_shows_what_was_measured_beside_what_was_reported(finished):
+    figures = reproduce.run_figures(finished / "compact-0", "nowhere")
+    table = reproduce.results_table({"compact": [figures, figures], "deep_adder": []})
     head, _, *rows = table.splitlines()
     (row,) = rows
     cells = dict(zip(head.split("|"), row.split("|"), strict=True))
     assert cells[" model "] == " `compact` "
     assert cells[" parameters "] == " 7,364 "
     assert cells[" reported "] == " 99.17 / 98.49 "
-    assert cells[" seeds "] == " 1 "
-    assert 0 <= float(cells[" digit % "]) <= 100
+    assert cells[" seeds "] == " 2 "
+    model, _ = checkpoint.load_model(finished / "compact-0" / "checkpoint.pt", torch.device("cpu"))
+    digit_right, _, _ = right_cases(model, dataset.MnistSum(dataset.load().test))
+    assert cells[" digit % "] == f" {100 * digit_right.double().mean():.2f} ± 0.00 "
 
 
 def test_a_run_is_started_resumed_or_left_alone(finished, monkeypatch):
