@@ -9,14 +9,14 @@
     Linear, BatchNorm, ReLU, dropout        64 -> 128              8,320 + 256
     Linear                                 128 -> 19               2,451        the sum
 
-Chosen: dropout of 2%, in the reader and in the adder; the seed gives no rate. With 5% the sum's
-training accuracy stayed a point below the seed's log (98.6 against 99.6 at the end).
+Chosen: dropout of 1%, in the reader and in the adder; the seed gives no rate. Its log has the sum's
+training accuracy at 99.4% after 20 epochs; 5% dropout gave 98.4, 2% 99.2.
 """
 
 import torch
 from torch import nn
 
-DROPOUT = 0.02
+DROPOUT = 0.01
 
 
 class MNISt(nn.Module):
