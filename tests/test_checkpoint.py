@@ -76,3 +76,13 @@ def test_a_missing_file_and_a_folder_are_faults(tmp_path):
         checkpoint.load(tmp_path / "none.pt")
     with pytest.raises(Fault, match="folder"):
         checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -(10**400), "0.5", True])
+def test_a_history_that_holds_what_no_run_can_is_a_fault(value, few, tmp_path):
+    run = new_run("compact", dataclasses.replace(RECIPES["compact"], batch_size=16), 0, CPU, "fp32")
+    next(fit(run, few.train, few.test))
+    run.history[0]["test_sum_loss"] = value
+    checkpoint.save(tmp_path / "c.pt", run, checkpoint.describe_data(few))
+    with pytest.raises(Fault, match="history"):
+        checkpoint.load(tmp_path / "c.pt")
