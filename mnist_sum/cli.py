@@ -225,8 +225,9 @@ def say(text="", file=None):
 
 def run(main, script):
     """Run main(argv) and exit: a Fault becomes one line on stderr and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
-        stream.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # of a stream that a notebook or a test put there
+            stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
     try:
         code = main(sys.argv[1:])
     except Fault as fault:

@@ -1,5 +1,6 @@
 """Both scripts as a user runs them."""
 
+import contextlib
 import csv
 import io
 import json
@@ -191,3 +192,9 @@ def test_evaluate_refuses_what_it_would_ignore(flags, capsys):
 def test_resume_may_stand_beside_device_and_data_folder():
     arguments = cli.parse_train(["--resume", "runs/x", "--device", "cpu", "--data-dir", "d", "--plot-graph"])
     assert (arguments.resume, arguments.device, arguments.data_dir) == ("runs/x", "cpu", "d")
+
+
+def test_a_script_runs_with_any_kind_of_stdout():
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, pytest.raises(SystemExit) as caught:
+        cli.run(lambda _: cli.say("done"), "train.py")
+    assert (caught.value.code, stdout.getvalue()) == (None, "done\n")
