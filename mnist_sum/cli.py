@@ -1,4 +1,4 @@
-"""Both command lines: the flags, the checks of their values, and how a script ends.
+"""Both scripts' command lines: the flags, the checks of their values, and how any script ends.
 
 Standard library only: --help and every usage error answer without importing torch.
 """
@@ -155,7 +155,7 @@ BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph"
 
 def parse_train(argv):
     parser = train_parser()
-    arguments = _parsed(parser, argv)
+    arguments = parsed(parser, argv)
     if arguments.resume is not None:
         refused = sorted(
             "--" + name.replace("_", "-") for name in _given(parser, argv) if name not in BESIDE_RESUME
@@ -165,7 +165,7 @@ def parse_train(argv):
     return arguments
 
 
-def _parsed(parser, argv):
+def parsed(parser, argv):
     """What argparse makes of argv; up to Python 3.12 it takes `--flag=--` for an empty list."""
     arguments = parser.parse_args(argv)
     for name, value in vars(arguments).items():
@@ -204,7 +204,7 @@ def parse_inference(argv):
         "--seed", type=seed_number, metavar="N",
         help="decides which images and numbers (default: a new one each time)",
     )  # fmt: skip
-    arguments = _parsed(parser, argv)
+    arguments = parsed(parser, argv)
     if arguments.evaluate:
         for name in ("total", "output", "seed"):
             if getattr(arguments, name) is not None:
