@@ -8,6 +8,13 @@ from functools import partial
 
 from mnist_sum import cli
 
+PICTURES = {
+    "training.png": "Loss and accuracy on the training images, by epoch",
+    "testing.png": "Loss and accuracy of the exhaustive test, by epoch",
+    "samples.png": "Random samples of the data set",
+    "model.png": "The layers and where the number reaches them",
+}
+
 
 def main(argv):
     args = cli.parse_train(argv)
@@ -30,8 +37,10 @@ def main(argv):
         else:
             run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
         train(run, data, folder, args, say)
-        if args.plot_graph and run.history:
+        if (args.plot_graph or args.report) and run.history:
             draw(run, data, folder)
+        if args.report and run.history:
+            write_report(run, data, folder, device, say)
     return 0 if run.stop_signal is None else 128 + run.stop_signal
 
 
@@ -140,6 +149,18 @@ def draw(run, data, folder):
     plots.draw_samples(images, digits, numbers, folder / "samples.png")
     rows, seen = layer_rows(run.model), sees_number(run.model)
     plots.draw_model(rows, seen, run.model_name, folder / "model.png")
+
+
+def write_report(run, data, folder, device, say):
+    """report.md, with the pictures beside it."""
+    from mnist_sum import checkpoint, report, runs
+    from mnist_sum.files import write_atomically
+    from mnist_sum.summary import layer_table
+
+    described, environment = checkpoint.describe_data(data), checkpoint.environment(device)
+    content = report.run_report(run, described, environment, layer_table(run.model), PICTURES)
+    write_atomically(folder / runs.REPORT, content)
+    say(f"report: {folder / runs.REPORT}")
 
 
 if __name__ == "__main__":

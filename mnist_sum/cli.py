@@ -113,8 +113,8 @@ def train_parser():
     parser.add_argument("--schedule", choices=CHOICES["schedule"], help=f"of the learning rate {recipe}")
     parser.add_argument(
         "--split", choices=CHOICES["split"],
-        help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20 "
-        + recipe,
+        help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
+        f"the 60,000 training images alone, 50,000 / 10,000 {recipe}",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=seed_number, default=0, metavar="N",
@@ -138,7 +138,7 @@ def train_parser():
     parser.add_argument(
         "--resume", metavar="RUN_DIR", type=file_name,
         help="go on with the run in this folder; of the other flags only --device, --data-dir, "
-        "--json, --summary and --plot-graph may stand beside it",
+        "--json, --summary, --plot-graph and --report may stand beside it",
     )  # fmt: skip
     parser.add_argument(
         "--summary", "--summarize", action="store_true", help="print the layer table (default: off)"
@@ -147,10 +147,14 @@ def train_parser():
         "--plot-graph", action="store_true",
         help="draw training.png, testing.png, samples.png and model.png (default: off)",
     )  # fmt: skip
+    parser.add_argument(
+        "--report", action="store_true",
+        help="write report.md, with those pictures, into the run's folder (default: off)",
+    )  # fmt: skip
     return parser
 
 
-BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph"}
+BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph", "report"}
 
 
 def parse_train(argv):
@@ -180,9 +184,16 @@ def _given(parser, argv):
     return [name for name, value in vars(parser.parse_args(argv, nothing)).items() if value is not None]
 
 
-def parse_inference(argv):
+def digit_number(text):
+    """A whole number from 0 to 9."""
+    if len(text) == 1 and text in "0123456789":
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 9")
+
+
+def inference_parser():
     parser = _parser(
-        "Read digits and add numbers with a trained model.",
+        "Read digits and add numbers with a trained model: random test images, your own images, or all.",
         "Without --checkpoint: the newest runs/*/checkpoint.pt, else the one shipped in assets/.",
     )
     parser.add_argument(
@@ -190,27 +201,68 @@ def parse_inference(argv):
         help="predict N random test images, each with a random number (default: 25)",
     )  # fmt: skip
     parser.add_argument(
+        "--image", nargs="+", type=file_name, metavar="FILE",
+        help="read your own images, PNG or JPEG of one digit each (default: random test images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--number", type=digit_number, metavar="0-9",
+        help="the number to add to the digit in each --image (default: none, it has to be given)",
+    )  # fmt: skip
+    parser.add_argument(
         "--evaluate", action="store_true",
         help="the exhaustive test: every test image with each of the ten numbers (default: off)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", metavar="FILE", type=file_name, help="the trained model (default: see below)"
-    )
+        "--plot-graph", action="store_true",
+        help="with --evaluate: draw where the model errs (default: off)",
+    )  # fmt: skip
     parser.add_argument(
-        "--output", metavar="FILE", type=file_name,
-        help="where the picture of the predictions goes (default: predictions.png)",
+        "--checkpoint", nargs="+", metavar="FILE", type=file_name,
+        help="the trained model; with --evaluate several can be compared (default: see below)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", metavar="PATH", type=file_name,
+        help="where the picture goes (default: predictions.png, comparison.png for several models; "
+        "with --evaluate --plot-graph a folder, evaluation)",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=seed_number, metavar="N",
         help="decides which images and numbers (default: a new one each time)",
     )  # fmt: skip
+    return parser
+
+
+def parse_inference(argv):
+    parser = inference_parser()
     arguments = parsed(parser, argv)
+
+    def refuse(names, reason):
+        for name in names:
+            if getattr(arguments, name) not in (None, False):
+                parser.error(f"--{name.replace('_', '-')} {reason}")
+
+    several = arguments.checkpoint is not None and len(arguments.checkpoint) > 1
     if arguments.evaluate:
-        for name in ("total", "output", "seed"):
-            if getattr(arguments, name) is not None:
-                parser.error(f"--{name} is for random predictions; --evaluate tests every image")
+        refuse(("total", "seed", "image", "number"), "is for predictions; --evaluate tests every image")
+    else:
+        refuse(("plot_graph",), "needs --evaluate: it draws where the model errs")
+        if several:
+            parser.error("several --checkpoint files are compared by --evaluate; a prediction takes one")
+    if several:
+        refuse(("plot_graph",), "draws where one model errs; several are compared without it")
+    elif arguments.evaluate and not arguments.plot_graph:
+        refuse(("output",), "has nothing to hold; --evaluate tests every image, add --plot-graph to draw")
+    if arguments.image is None:
+        refuse(("number",), "is added to the digit of an --image")
+    else:
+        refuse(("total", "seed"), "is for random test images; --image names them")
+        if arguments.number is None:
+            parser.error("--image needs --number, the number to add")
     arguments.total = arguments.total or 25
-    arguments.output = arguments.output or "predictions.png"
+    if arguments.output is None:
+        arguments.output = (
+            "comparison.png" if several else "evaluation" if arguments.evaluate else "predictions.png"
+        )
     return arguments
 
 

@@ -26,8 +26,8 @@ RAW_FILES = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 LARGEST_RAW_FILE = 64 << 20  # bytes; the largest of the four is 47 MB
-POOLED_TEST_SHARE = 5  # one image in five
-POOLED_SEED = 0  # the pooled split is part of the data, the same for every run
+TEST_SHARES = {"pooled": 5, "validation": 6}  # one image in five, one in six
+SPLIT_SEED = 0  # these splits are part of the data, the same for every run
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def load(name, folder, split="standard", limit=None):
                   f"{no_mnist}", file=sys.stderr)  # fmt: skip
     else:
         data = _load_mnist(folder) if name == "mnist" else _load_sample()
-    if split == "pooled":
-        data = _pooled(data)
+    if split != "standard":
+        data = _split_anew(data, split)
     return Data(data.name, data.train.first(limit), data.test.first(limit))
 
 
@@ -141,12 +141,14 @@ def _load_sample():
     return Data("sample", Split(images[train], digits[train]), Split(images[test], digits[test]))
 
 
-def _pooled(data):
-    """All images in one pool, drawn apart 80 / 20, as seed 000 does."""
-    images = torch.cat((data.train.images, data.test.images))
-    digits = torch.cat((data.train.digits, data.test.digits))
-    order = torch.randperm(len(digits), generator=generator(POOLED_SEED, "pooled split"))
-    test, train = order.tensor_split([len(order) // POOLED_TEST_SHARE])
+def _split_anew(data, split):
+    """ "pooled": all images drawn apart 80 / 20, as seed 000 does; "validation": the training images
+    drawn apart 5 / 1, so that settings can be chosen without a look at the test images."""
+    images, digits = data.train.images, data.train.digits
+    if split == "pooled":
+        images, digits = torch.cat((images, data.test.images)), torch.cat((digits, data.test.digits))
+    order = torch.randperm(len(digits), generator=generator(SPLIT_SEED, f"{split} split"))
+    test, train = order.tensor_split([len(order) // TEST_SHARES[split]])
     return Data(data.name, Split(images[train], digits[train]), Split(images[test], digits[test]))
 
 

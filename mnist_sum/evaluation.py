@@ -5,6 +5,9 @@ ten numbers to what was read.
 """
 
 import math
+import statistics
+import time
+from dataclasses import dataclass
 
 import torch
 
@@ -56,15 +59,75 @@ def digits_and_totals(digits):
     return digit, digit + numbers
 
 
-def right_cases(model, dataset):
-    """Whether each case is right, bool (3, N, 10): digit, sum, and both at once."""
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says in every case of the exhaustive test: N images by ten numbers.
+
+    digits (N,) are the true ones. digit and sum (N, 10) are the predicted classes, and
+    digit_probability and sum_probability (N, 10) what the model's softmax gives them.
+    """
+
+    digits: torch.Tensor
+    digit: torch.Tensor
+    sum: torch.Tensor
+    digit_probability: torch.Tensor
+    sum_probability: torch.Tensor
+
+    @property
+    def totals(self):
+        """The true sums (N, 10)."""
+        return self.digits.unsqueeze(1) + torch.arange(10)
+
+    @property
+    def digit_right(self):
+        return self.digit == self.digits.unsqueeze(1)
+
+    @property
+    def sum_right(self):
+        return self.sum == self.totals
+
+    @property
+    def right(self):
+        """bool (3, N, 10): the digit, the sum, and both at once."""
+        return torch.stack((self.digit_right, self.sum_right, self.digit_right & self.sum_right))
+
+
+def predictions(model, dataset):
+    """The Predictions of the exhaustive test, on the CPU."""
     parts = []
     for digit_logits, sum_logits, digits in exhaustive_logits(model, dataset):
-        digit, total = digits_and_totals(digits)
-        digit_right = digit_logits.argmax(2) == digit
-        sum_right = sum_logits.argmax(2) == total
-        parts.append(torch.stack((digit_right, sum_right, digit_right & sum_right)))
-    return torch.cat(parts, dim=1).cpu()
+        digit_probability, digit = digit_logits.softmax(2).max(2)
+        sum_probability, total = sum_logits.softmax(2).max(2)
+        parts.append((digits, digit, total, digit_probability, sum_probability))
+    return Predictions(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def images_per_second(model, split, count=1000, repeats=5):
+    """How many images of the split the model reads and adds to in a second, `count` at once.
+
+    Of `repeats` timed passes the median; the first pass, which warms up, is not one of them.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    images = split.images[:count].unsqueeze(1).to(device)
+    numbers = one_hot(torch.arange(len(images), device=device) % 10)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        _, sum_logits = model(normalised(images), numbers)
+        sum_logits.argmax(1).cpu()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return len(images) / statistics.median(seconds[1:])
+
+
+@torch.no_grad()
+def probabilities(model, image, number):
+    """(digit (10,), sum (19,)): the model's probabilities for one uint8 image (28, 28) and a number 0-9."""
+    model.eval()
+    device = next(model.parameters()).device
+    batch = normalised(image.view(1, 1, 28, 28).to(device)), one_hot(torch.tensor([number], device=device))
+    return tuple(logits.float().softmax(1).squeeze(0).cpu() for logits in model(*batch))
 
 
 def accuracy_interval(right):

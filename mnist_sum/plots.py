@@ -74,15 +74,133 @@ def draw_samples(images, digits, numbers, path):
 def draw_predictions(images, predictions, title, path):
     """A grid of uint8 images with what was predicted; each wrong one in red with the truth.
 
-    predictions: dicts with number, digit, sum, predicted_digit, predicted_sum.
+    predictions: dicts with number, digit, sum, predicted_digit, predicted_sum, and maybe the
+    probability of the answer.
     """
     captions, colours = [], []
     for case in predictions:
         right = case["digit"] == case["predicted_digit"] and case["sum"] == case["predicted_sum"]
         text = f"{case['predicted_digit']} + {case['number']} = {case['predicted_sum']}"
+        if "probability" in case:
+            text += f"  ({case['probability']:.1%})"
         captions.append(text if right else f"{text}\ntrue: {case['digit']}, {case['sum']}")
         colours.append(RIGHT if right else WRONG)
     _image_grid(images, captions, colours, title, path)
+
+
+def draw_read(cases, path):
+    """Own images, a row each: the original, what the network saw, and both outputs' probabilities.
+
+    cases: dicts with file, original (RGB image), seen (uint8 (28, 28)), number, and digit and sum,
+    the probabilities (10,) and (19,).
+    """
+    figure = _figure(11, 2.3 * len(cases))
+    grid = figure.subplots(len(cases), 4, squeeze=False, width_ratios=(1.3, 1, 2, 2.6))
+    for (original, seen, digit, total), case in zip(grid, cases, strict=True):
+        picture = case["original"].copy()
+        picture.thumbnail((480, 480))
+        original.imshow(picture)
+        seen.imshow(np.asarray(case["seen"]), cmap="gray", vmin=0, vmax=255)
+        name = Path(case["file"]).name
+        original.set_title(name if len(name) <= 28 else f"{name[:25]}…", fontsize=9)
+        seen.set_title("what the network saw", fontsize=9)
+        for axes in (original, seen):
+            axes.axis("off")
+        number, read, added = case["number"], int(case["digit"].argmax()), int(case["sum"].argmax())
+        for axes, values, best, colour, name in (
+            (digit, case["digit"], read, DIGIT, f"digit {read}"),
+            (total, case["sum"], added, SUM, f"{read} + {number} = {added}"),
+        ):
+            bars = axes.bar(range(len(values)), values, color=colour, alpha=0.35)
+            bars[best].set_alpha(1)
+            axes.set(ylim=(0, 1), xticks=range(len(values)))
+            axes.tick_params(labelsize=7)
+            axes.set_title(f"{name}  ({float(values[best]):.1%})", fontsize=10)
+    _save(figure, path)
+
+
+def draw_confusion(digit_counts, sum_counts, title, path):
+    """Both confusion matrices: counts (10, 10) and (19, 19), row true, column predicted.
+
+    Coloured by the share of the row that is not on the diagonal, so that rare errors can be seen.
+    """
+    figure = _figure(15, 7.2)
+    for axes, counts, output, colours in zip(
+        figure.subplots(1, 2), (digit_counts, sum_counts), ("digit", "sum"), ("Blues", "Oranges"), strict=True
+    ):
+        counts = np.asarray(counts)
+        errors = counts / counts.sum(1, keepdims=True).clip(1)
+        np.fill_diagonal(errors, 0)
+        axes.imshow(errors, cmap=colours, vmin=0, vmax=max(errors.max() * 1.4, 1e-9))
+        classes = len(counts)
+        for true, guess in np.argwhere(counts):
+            bold = dict(fontweight="bold") if true == guess else {}
+            axes.text(guess, true, counts[true, guess], ha="center", va="center",
+                      fontsize=9 if classes == 10 else 6.5, **bold)  # fmt: skip
+        axes.set(xticks=range(classes), yticks=range(classes), xlabel=f"predicted {output}",
+                 ylabel=f"true {output}", title=output)  # fmt: skip
+    figure.suptitle(f"{title}: cases by true and predicted class; colour is the share of the row that errs")
+    _save(figure, path)
+
+
+def draw_sum_grid(accuracy, title, path):
+    """The sum's accuracy (10, 10) for each digit (row) and number (column)."""
+    percent = 100 * np.asarray(accuracy)
+    figure = _figure(8.5, 7.2)
+    axes = figure.subplots()
+    image = axes.imshow(percent, cmap="RdYlGn", vmax=100, vmin=min(np.nanmin(percent), 99) - 0.5)
+    for digit, number in np.argwhere(~np.isnan(percent)):
+        axes.text(number, digit, f"{percent[digit, number]:.1f}", ha="center", va="center", fontsize=9)
+    axes.set(xticks=range(10), yticks=range(10), xlabel="number", ylabel="digit in the image")
+    axes.set_title(f"{title}\nsums right (%), by digit and number")
+    figure.colorbar(image, shrink=0.8)
+    _save(figure, path)
+
+
+def draw_reliability(curves, title, path):
+    """Reliability diagrams; curves: {output: (confidence, accuracy, share, calibration error)}."""
+    figure = _figure(10, 5)
+    for axes, (output, colour), (confidence, accuracy, share, error) in zip(
+        figure.subplots(1, 2), (("digit", DIGIT), ("sum", SUM)), curves.values(), strict=True
+    ):
+        edges = (np.arange(len(share)) + 0.5) / len(share)
+        axes.bar(edges, share, width=0.9 / len(share), color="#bbbbbb", label="share of the cases")
+        axes.plot((0, 1), (0, 1), color="#777777", linestyle="--", label="perfectly calibrated")
+        axes.plot(confidence, accuracy, marker="o", color=colour, label="the model")
+        axes.set(
+            xlabel="probability given to the answer", ylabel="answers right", xlim=(0, 1), ylim=(0, 1.02)
+        )
+        axes.set_title(f"{output}: expected calibration error {error:.2%}")
+        axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(0.9, 0.08))
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def draw_comparison(names, rows, title, path):
+    """Several models side by side. rows: dicts with parameters, images_per_second, and
+    digit, sum and joint, each (accuracy, low, high) as fractions."""
+    figure = _figure(11, 2 + 0.75 * len(names))
+    accuracies, speeds = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    places = np.arange(len(names))
+    for shift, (output, colour) in zip((-0.15, 0.15), (("digit", DIGIT), ("sum", SUM)), strict=True):
+        values = np.array([row[output] for row in rows]) * 100
+        spread = np.abs(values[:, 1:] - values[:, :1]).T
+        accuracies.errorbar(values[:, 0], places + shift, xerr=spread, fmt="o", color=colour, capsize=3,
+                            label=output)  # fmt: skip
+        for value, place in zip(values[:, 0], places + shift, strict=True):
+            accuracies.annotate(f"{value:.2f}", (value, place), (0, 5), textcoords="offset points",
+                                ha="center", fontsize=8, color=colour)  # fmt: skip
+    labels = [f"{name}\n{row['parameters']:,} parameters" for name, row in zip(names, rows, strict=True)]
+    accuracies.set(xlabel="right (%), with 95% interval", yticks=places, ylim=(len(names) - 0.5, -0.5))
+    accuracies.set_yticklabels(labels)
+    accuracies.legend()
+    accuracies.grid(alpha=0.3, axis="x")
+    speeds.barh(places, [row["images_per_second"] for row in rows], height=0.5, color="#9a9a9a")
+    speeds.set(xlabel="images a second, 1,000 at once")
+    speeds.grid(alpha=0.3, axis="x")
+    figure.suptitle(title)
+    _save(figure, path)
 
 
 def draw_model(rows, sees_number, name, path):

@@ -1,9 +1,10 @@
-"""A run as text: the table on the screen, history.csv and settings.json."""
+"""A run as text: the table on the screen, history.csv, settings.json and report.md."""
 
 import csv
 import dataclasses
 import io
 import json
+import sys
 
 from mnist_sum.training import ROW
 
@@ -50,3 +51,112 @@ def settings_json(run, data):
         "data": data,
     }
     return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+NUMBERS = {
+    "fresh": "drawn evenly from 0 to 9, anew in every epoch",
+    "fixed": "drawn evenly from 0 to 9 once, and the same in every epoch",
+}
+SPLITS = {
+    "standard": "MNIST's own split",
+    "pooled": "all images in one pool, drawn apart 80 / 20",
+    "validation": "the training images alone, drawn apart 5 / 1; the test images were not looked at",
+}
+AUGMENTATIONS = {
+    "none": "Images are used as they are.",
+    "affine": "Every training image is rotated, scaled, sheared and shifted a little, anew in every epoch.",
+}
+
+
+def run_report(run, data, environment, layer_table, pictures):
+    """The run's report.md as bytes: what was trained on what, how, and with which result.
+
+    data and environment as checkpoint.describe_data and checkpoint.environment give them;
+    layer_table as summary.layer_table; pictures: {file name: caption}.
+    """
+    recipe, last = run.recipe, run.history[-1]
+    seconds = sum(row["seconds"] for row in run.history)
+    architecture = sys.modules[type(run.model).__module__].__doc__
+    settings = "\n".join(f"| {name} | {value} |" for name, value in dataclasses.asdict(recipe).items())
+    log = "\n".join(
+        f"| {row['epoch']} | {row['lr']:.6f} | {row['seconds']:.1f} "
+        + "".join(
+            f"| {row[f'{part}_digit_loss']:.4f} / {row[f'{part}_sum_loss']:.4f} "
+            f"| {row[f'{part}_digit_accuracy']:.2%} / {row[f'{part}_sum_accuracy']:.2%} "
+            for part in ("train", "test")
+        )
+        + "|"
+        for row in run.history
+    )
+    images = "\n\n".join(f"![{caption}]({name})\n\n*{caption}*" for name, caption in pictures.items())
+    part = "validation" if recipe.split == "validation" else "test"
+    return f"""\
+# {run.model_name} on {data["name"]}, {run.epoch} epochs, seed {run.seed}
+
+A network with two inputs, an image of a digit and a number from 0 to 9, and two outputs: the digit
+and the sum of the two. After its last epoch it is right on **{last["test_digit_accuracy"]:.2%} of the
+digits and {last["test_sum_accuracy"]:.2%} of the sums** of the {data["test_images"]:,} {part} images.
+
+## Data representation
+
+An image is one channel of 28x28, scaled to mean 0 and standard deviation 1 over MNIST's training
+pixels (0.1307, 0.3081). The number is one-hot, ten wide. Targets are class indices: the digit (10
+classes) and the sum (19 classes, 0 to 18).
+
+## Data generation
+
+{data["train_images"]:,} training and {data["test_images"]:,} {part} images of {data["name"]}
+({SPLITS[recipe.split]}). Beside every training image stands a number, {NUMBERS[recipe.numbers]}; a pure
+function of seed, epoch and image. {AUGMENTATIONS[recipe.augmentation]}
+Fingerprint of the data (SHA-256): `{data["fingerprint"]}`.
+
+## How the two inputs are joined
+
+```
+{architecture.strip()}
+```
+
+```
+{layer_table}
+```
+
+## Training
+
+| setting | value |
+|---|---|
+{settings}
+
+On {environment["device"]}, {environment["threads"]} threads, {run.precision}, torch {environment["torch"]}:
+{seconds:.1f} seconds with the test after every epoch.
+
+## Loss
+
+Cross-entropy of the digit plus cross-entropy of the sum, in nats: both outputs are choices of one class
+among several, and cross-entropy is the negative log-likelihood of the right one. The weights are
+equal: the losses start near ln 10 and ln 19, so neither drowns the other.
+
+## Evaluation
+
+The exhaustive test: every {part} image with each of the ten numbers, {10 * data["test_images"]:,} cases,
+so no figure depends on a draw. A sum is right when its most probable class is digit + number. The
+figures are those of the last epoch, not of the best.
+
+## Results
+
+| output | loss | right |
+|---|---|---|
+| digit | {last["test_digit_loss"]:.4f} | {last["test_digit_accuracy"]:.3%} |
+| sum | {last["test_sum_loss"]:.4f} | {last["test_sum_accuracy"]:.3%} |
+
+## Log
+
+Losses and accuracies are digit / sum; those of training are means over the epoch while the weights move.
+
+| epoch | lr | seconds | training loss | right | {part} loss | right |
+|---|---|---|---|---|---|---|
+{log}
+
+## Pictures
+
+{images}
+""".encode()

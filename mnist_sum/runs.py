@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mnist_sum.errors import Fault
 from mnist_sum.files import make_folder
+from mnist_sum.recipes import DEFAULT_MODEL
 
 RUNS = Path("runs")
-CHECKPOINT, HISTORY, SETTINGS = "checkpoint.pt", "history.csv", "settings.json"
+CHECKPOINT, HISTORY, SETTINGS, REPORT = "checkpoint.pt", "history.csv", "settings.json", "report.md"
 SHIPPED = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -56,10 +57,15 @@ def default_checkpoint():
     trained = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if _epochs(path.parent)]
     if trained:
         return max(trained, key=lambda path: path.stat().st_mtime)
-    shipped = sorted(SHIPPED.glob("*.pt"))
-    if not shipped:
+    return shipped_checkpoint()
+
+
+def shipped_checkpoint():
+    """The checkpoint in assets/ of the default model."""
+    path = SHIPPED / f"{DEFAULT_MODEL}.pt"
+    if not path.is_file():
         raise Fault("there is no checkpoint yet; train one with: python train.py --save")
-    return shipped[0]
+    return path
 
 
 def _epochs(folder):

@@ -4,7 +4,7 @@ from torch import nn
 
 from mnist_sum import models
 from mnist_sum.dataset import MnistSum, Split, normalised, one_hot
-from mnist_sum.evaluation import accuracy_interval, evaluate, exhaustive_logits, right_cases
+from mnist_sum.evaluation import accuracy_interval, evaluate, exhaustive_logits, predictions
 from mnist_sum.loss import digit_and_sum_loss
 from mnist_sum.metrics import averages
 from mnist_sum.recipes import RECIPES
@@ -34,7 +34,7 @@ def split_for_oracle(digits, digit_wrong=(), sum_wrong=()):
 
 def test_accuracies_count_every_image_with_every_number():
     items = split_for_oracle([0, 1, 2, 3, 4, 5, 6, 7], digit_wrong=[1, 2], sum_wrong=[2, 3, 4])
-    right = right_cases(Oracle(), items)
+    right = predictions(Oracle(), items).right
     assert right.shape == (3, 8, 10)
     assert right.sum((1, 2)).tolist() == [60, 50, 40]
     figures = averages(evaluate(Oracle(), items))

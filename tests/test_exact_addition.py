@@ -5,7 +5,7 @@ import torch
 
 from mnist_sum import models
 from mnist_sum.dataset import MnistSum, one_hot
-from mnist_sum.evaluation import right_cases
+from mnist_sum.evaluation import predictions
 from mnist_sum.loss import digit_and_sum_loss
 from mnist_sum.models.exact_addition import add_exactly
 
@@ -65,7 +65,7 @@ def test_the_sums_loss_is_the_digits_loss():
 
 def test_a_sum_is_right_exactly_when_its_digit_is(few):
     torch.manual_seed(0)
-    digit_right, sum_right, _ = right_cases(models.build("tiny"), MnistSum(few.test))
+    digit_right, sum_right, _ = predictions(models.build("tiny"), MnistSum(few.test)).right
     assert torch.equal(digit_right, sum_right)
     assert digit_right.any()
     assert not digit_right.all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mnist_sum import checkpoint, dataset, reproduce
-from mnist_sum.evaluation import right_cases
+from mnist_sum.evaluation import predictions
 from mnist_sum.recipes import RECIPES
 from mnist_sum.training import fit, new_run
 
@@ -35,7 +35,7 @@ def test_the_table_shows_what_was_measured_beside_what_was_reported(finished):
     assert cells[" reported "] == " 99.17 / 98.49 "
     assert cells[" seeds "] == " 2 "
     model, _ = checkpoint.load_model(finished / "compact-0" / "checkpoint.pt", torch.device("cpu"))
-    digit_right, _, _ = right_cases(model, dataset.MnistSum(dataset.load().test))
+    digit_right, _, _ = predictions(model, dataset.MnistSum(dataset.load().test)).right
     assert cells[" digit % "] == f" {100 * digit_right.double().mean():.2f} ± 0.00 "
 
 

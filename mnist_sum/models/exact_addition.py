@@ -1,17 +1,20 @@
-"""`tiny` (ours, 7,070 parameters): addition that is exact and has no parameters.
+"""`tiny` (ours, 7,274 parameters): addition that is exact and has no parameters.
 
 P(sum = s | image, n) = P(digit = s - n | image), so the sum's logits are the digit's, shifted by
 the number, and every sum that the number rules out gets none. All parameters serve reading the
 digit, and a sum is right exactly when its digit is.
 
-    Conv2d 3x3, pool, BatchNorm, ReLU      1 -> 8     28 -> 14      72 + 16
-    Conv2d 3x3, BatchNorm, ReLU            8 -> 12    14x14        864 + 24
-    Conv2d 3x3, pool, BatchNorm, ReLU     12 -> 14    14 -> 7    1,512 + 28
-    Conv2d 3x3, BatchNorm, ReLU           14 -> 16     7x7       2,016 + 32
-    Conv2d 3x3, BatchNorm, ReLU           16 -> 16     7x7       2,304 + 32
-    mean over the 7x7, Linear             16 -> 10                 170         the digit
+    Conv2d 5x5, stride 2, BatchNorm, ReLU      1 -> 8     28 -> 13     200 + 16
+    Conv2d 3x3, BatchNorm, ReLU                8 -> 12    13 -> 11     864 + 24
+    Conv2d 3x3, BatchNorm, ReLU               12 -> 16    11 -> 9    1,728 + 32
+    Conv2d 3x3, stride 2, BatchNorm, ReLU     16 -> 16     9 -> 4    2,304 + 32
+    Conv2d 3x3, BatchNorm, ReLU               16 -> 12     4 -> 4    1,728 + 24
+    Conv2d 4x4, each channel by itself        12 -> 12     4 -> 1      192
+    Linear                                    12 -> 10                 130         the digit
 
-Pooling before BatchNorm and ReLU leaves them a quarter of the work.
+Strides, and no padding where the digit's surroundings are all that it would save, make the maps
+small early: that is what makes it fast. The last convolution is a mean with learned weights: it
+keeps where a stroke was, which a plain mean over the map forgets.
 """
 
 import torch
@@ -31,13 +34,9 @@ def add_exactly(digit_logits, number):
     return digit_logits.gather(1, digit.clamp(0, 9)).masked_fill(~possible, IMPOSSIBLE)
 
 
-def layer(width_in, width_out, pool=False):
-    pooling = [nn.MaxPool2d(2)] if pool else []
+def layer(width_in, width_out, size=3, **placing):
     return nn.Sequential(
-        nn.Conv2d(width_in, width_out, 3, padding=1, bias=False),
-        *pooling,
-        nn.BatchNorm2d(width_out),
-        nn.ReLU(),
+        nn.Conv2d(width_in, width_out, size, bias=False, **placing), nn.BatchNorm2d(width_out), nn.ReLU()
     )
 
 
@@ -46,15 +45,16 @@ class ExactAddition(nn.Module):
         super().__init__()
         w0, w1, w2, w3, w4 = widths
         self.reader = nn.Sequential(
-            layer(1, w0, pool=True),
+            layer(1, w0, 5, stride=2, padding=1),
             layer(w0, w1),
-            layer(w1, w2, pool=True),
-            layer(w2, w3),
-            layer(w3, w4),
-            nn.AdaptiveAvgPool2d(1),
+            layer(w1, w2),
+            layer(w2, w3, stride=2),
+            layer(w3, w4, padding=1),
+            nn.Conv2d(w4, w4, 4, groups=w4, bias=False),
             nn.Flatten(),
             nn.Linear(w4, 10),
         )
+        nn.init.constant_(self.reader[5].weight, 1 / 16)  # a plain mean to begin with
 
     def encode(self, image):
         return self.reader(image)
@@ -67,4 +67,4 @@ class ExactAddition(nn.Module):
 
 
 def tiny():
-    return ExactAddition((8, 12, 14, 16, 16))
+    return ExactAddition((8, 12, 16, 16, 12))
