@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mnist_sum import models
-from mnist_sum.augment import random_affine
+from mnist_sum.augment import affine_draws, random_affine
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.device import place
 from mnist_sum.errors import Fault
@@ -95,8 +95,8 @@ def fit(run, train_split, test_split):
     The row's keys are ROW: epoch (from 1), lr (of the epoch's first step), seconds (training and
     test), and for both splits the losses in nats and the accuracies as fractions.
     Training figures are means over the epoch's steps while the weights move; test figures are those
-    of the exhaustive test after it. Raises Fault when the loss is no longer finite, before the
-    step that would have spoilt the weights, and Stopped when run.stop_signal is set.
+    of the exhaustive test after it. Raises Fault at the end of an epoch in which the loss or the
+    weights were not finite, before its row, and Stopped when run.stop_signal is set.
     """
     device = next(run.model.parameters()).device
     train_set = MnistSum(train_split, run.seed, run.recipe.numbers, device)
@@ -121,26 +121,29 @@ def fit(run, train_split, test_split):
 
 
 def train_epoch(run, train_set):
-    """Do the steps of the current epoch that are still to do; return the rate of its first step."""
+    """Do the steps of the current epoch that are still to do; return the rate of its first step.
+
+    Nothing in a step waits for the device, so a GPU always has its next step to do. That is why
+    whether all numbers are finite is asked only once, before anything is made of them.
+    """
     device = train_set.digits.device
     train_set.set_epoch(run.epoch)
-    parts = batches(len(train_set), run.recipe.batch_size, run.seed, run.epoch)
+    parts = batches(len(train_set), run.recipe.batch_size, run.seed, run.epoch, device)
     first, steps = run.epoch * len(parts), run.recipe.epochs * len(parts)
     if run.sums is None:
         run.sums = no_sums(device)
     run.model.train()
     for batch in progress_bar(parts[run.step :], run, len(parts)):
-        (image, number), (digit, total) = train_set[batch.to(device)]
+        (image, number), (digit, total) = train_set[batch]
         if run.recipe.augmentation == "affine":
-            image = random_affine(image, generator(run.seed, "affine", run.epoch, run.step))
+            draws = generator(run.seed, "affine", run.epoch, run.step)
+            image = random_affine(image, affine_draws(len(batch), draws, device))
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
         torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             digit_logits, sum_logits = run.model(image, number)
         loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
-        if not torch.isfinite(loss):
-            raise Fault(f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; {KEPT}")
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
@@ -154,13 +157,10 @@ def train_epoch(run, train_set):
 
 
 def require_finite(run):
-    """Raise Fault if a step has spoilt the weights, before anything is made of them."""
-    states = [run.model.state_dict(), *run.optimizer.state.values()]
+    """Raise Fault if the epoch had a loss, or a step has left weights or momenta, that is no number."""
+    states = [{"sums": run.sums}, run.model.state_dict(), *run.optimizer.state.values()]
     if not all(torch.isfinite(tensor).all() for state in states for tensor in state.values()):
-        raise Fault(
-            "the weights or their momenta are no longer finite "
-            f"at epoch {run.epoch + 1}, step {run.step}; {KEPT}"
-        )
+        raise Fault(f"the loss or the weights are no longer finite in epoch {run.epoch + 1}; {KEPT}")
 
 
 def progress_bar(parts, run, steps):
