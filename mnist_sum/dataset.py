@@ -40,8 +40,12 @@ class Split:
     def __len__(self):
         return len(self.digits)
 
+    def __getitem__(self, part):
+        """The images of a slice, as a Split."""
+        return Split(self.images[part], self.digits[part])
+
     def first(self, count):
-        return self if count is None else Split(self.images[:count], self.digits[:count])
+        return self[:count]
 
 
 @dataclass(frozen=True)
