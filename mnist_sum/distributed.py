@@ -17,7 +17,7 @@ from mnist_sum.errors import Fault
 # How long a process waits for another one that is alive and does not answer. One that dies is
 # noticed at once. The longest wait that is no fault is for the first process to download MNIST.
 TIMEOUT = timedelta(minutes=5)
-PATIENCE = 10  # seconds
+PATIENCE = 10  # seconds that a silent process gives the first one to speak and torchrun to end both
 LOST = ("another process of this run has ended or hangs; if the run was started with --save, go on from "
         "its last checkpoint with --resume")  # fmt: skip
 
@@ -36,7 +36,7 @@ def spoken_once():
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     except SystemExit as end:
-        if end.code:  # torchrun ends all as soon as one fails; let that be the one that speaks
+        if end.code:  # torchrun ends all as soon as one fails: let that one be the first
             time.sleep(PATIENCE)
         raise
 
