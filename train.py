@@ -4,9 +4,11 @@ import dataclasses
 import json
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
-from mnist_sum import cli
+from mnist_sum import cli, distributed
 
 PICTURES = {
     "training.png": "Loss and accuracy on the training images, by epoch",
@@ -17,17 +19,25 @@ PICTURES = {
 
 
 def main(argv):
-    args = cli.parse_train(argv)
+    with distributed.spoken_once():
+        args = cli.parse_train(argv)
 
+    from mnist_sum.device import keep_freed_memory
+
+    keep_freed_memory()
+    with distributed.joined(args.device) as device:
+        run = lead(args, device) if distributed.rank() == 0 else follow(args, device)
+    return 0 if run.stop_signal is None else 128 + run.stop_signal
+
+
+def lead(args, device):
+    """Do the run; as the first process, or the only one, it has the folder, the files and the say."""
     from mnist_sum import runs
-    from mnist_sum.device import choose_device, keep_freed_memory
     from mnist_sum.files import folder_lock
 
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
-    keep_freed_memory()
-    device = choose_device(args.device)
     if args.resume is None:
-        run, data = new_run(args, device)
+        run, data = new_run(args, args.data, device)
         folder = runs.new_folder(args.output_dir, run.model_name)
     else:
         folder = runs.existing_folder(args.resume)
@@ -36,12 +46,33 @@ def main(argv):
             runs.refuse_to_overwrite(folder)
         else:
             run, data = resumed_run(folder / runs.CHECKPOINT, args.data_dir, device, say)
+        distributed.from_first(data.name)  # all is well: now the others
         train(run, data, folder, args, say)
         if (args.plot_graph or args.report) and run.history:
             draw(run, data, folder)
         if args.report and run.history:
             write_report(run, data, folder, device, say)
-    return 0 if run.stop_signal is None else 128 + run.stop_signal
+    distributed.from_first()  # all is written: now the others may end
+    return run
+
+
+def follow(args, device):
+    """Do another process's part of the same run, without a folder, a file or a word."""
+    from mnist_sum import runs
+    from mnist_sum.training import Stopped, fit
+
+    data_name = distributed.from_first()
+    if args.resume is None:
+        run, data = new_run(args, data_name, device)
+    else:
+        path = Path(args.resume) / runs.CHECKPOINT
+        run, data = resumed_run(path, args.data_dir, device, say=lambda line: None)
+    stop_on_signals(run)
+    with suppress(Stopped):
+        for _ in fit(run, data.train, data.test):
+            pass
+    distributed.from_first()
+    return run
 
 
 def train(run, data, folder, args, say):
@@ -54,7 +85,9 @@ def train(run, data, folder, args, say):
     described, recipe = checkpoint.describe_data(data), run.recipe
     cases = len(data.train), 10 * len(data.test)
     save = args.save or args.resume is not None
-    say(f"device: {describe_device(next(run.model.parameters()).device)}, {run.precision}")
+    device = describe_device(next(run.model.parameters()).device)
+    processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
+    say(f"device: {device}{processes}, {run.precision}")
     say(f"data: {data.name}, {len(data.train):,} training and {len(data.test):,} test images")
     say(f"model: {run.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {run.seed}")  # fmt: skip
@@ -64,12 +97,7 @@ def train(run, data, folder, args, say):
 
         say(layer_table(run.model))
 
-    def stop(signum, _frame):
-        run.stop_signal = signum
-        signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)
+    stop_on_signals(run)
     if save and args.resume is None:
         checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
     write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
@@ -89,8 +117,23 @@ def train(run, data, folder, args, say):
             say("stopped; nothing was saved (--save does that)")
 
 
-def new_run(args, device):
-    """A run from the flags, with its data."""
+def stop_on_signals(run):
+    """Have SIGINT and SIGTERM stop the run after its step; a second one ends it at once.
+
+    Of several processes' second signals most are torchrun's, which ends them after 30 seconds.
+    """
+
+    def stop(signum, _frame):
+        run.stop_signal = signum
+        if distributed.size() == 1:
+            signal.signal(signum, signal.SIG_DFL)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+
+
+def new_run(args, data_name, device):
+    """A run from the flags, with the data of that name."""
     from mnist_sum import dataset, training
     from mnist_sum.device import choose_precision
     from mnist_sum.recipes import RECIPES, default_batch_size
@@ -103,7 +146,7 @@ def new_run(args, device):
     }
     recipe = RECIPES[args.model]
     recipe = dataclasses.replace(recipe, **{k: v for k, v in asked.items() if v is not None})
-    data = dataset.load(args.data, args.data_dir, recipe.split, args.limit)
+    data = dataset.load(data_name, args.data_dir, recipe.split, args.limit)
     batch_size = args.batch_size or default_batch_size(recipe, len(data.train))
     recipe = dataclasses.replace(recipe, batch_size=batch_size)
     precision = choose_precision(args.precision, device)

@@ -14,12 +14,21 @@ SHIFT = 1.5 / 14  # one and a half pixels, in units of half an image
 BACKGROUND = -MEAN / STD
 
 
-def random_affine(images, generator):
+def affine_draws(count, generator, device):
+    """What decides how far each of `count` images is moved: (6, count) in [-1, 1), on the device.
+
+    Drawn by the (CPU) generator, so they are the same on every device. From page-locked memory they
+    go to a GPU without waiting for the steps that it has still to do.
+    """
+    draws = torch.rand(6, count, generator=generator, pin_memory=device.type == "cuda")
+    return draws.mul_(2).sub_(1).to(device, non_blocking=True)
+
+
+def random_affine(images, draws):
     """Rotate, scale, shear and shift each of the images (B, 1, 28, 28) by its own random amounts.
 
-    The amounts come from the (CPU) generator, so they are the same on every device.
+    draws (6, B): see affine_draws.
     """
-    draws = torch.rand(6, len(images), generator=generator).mul_(2).sub_(1).to(images.device)
     angle, shear = ROTATION * draws[0], SHEAR * draws[1]
     width, height = 1 + SCALE * draws[2], 1 + SCALE * draws[3]
     cosine, sine = angle.cos(), angle.sin()

@@ -18,6 +18,7 @@ import torch
 
 from mnist_sum import __version__, models
 from mnist_sum.device import place
+from mnist_sum.distributed import size
 from mnist_sum.errors import Fault
 from mnist_sum.files import write_atomically
 from mnist_sum.metrics import no_sums
@@ -85,11 +86,12 @@ def describe_data(data):
 
 
 def environment(device):
-    """What else can change a result's last bits: versions, device, threads."""
+    """What else can change a result's last bits: versions, device and processes, threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "mnist_sum": __version__,
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": name if size() == 1 else f"{name}, {size()} processes",
         "threads": torch.get_num_threads(),
     }
 

@@ -40,8 +40,12 @@ class Split:
     def __len__(self):
         return len(self.digits)
 
+    def __getitem__(self, part):
+        """The images of a slice, as a Split."""
+        return Split(self.images[part], self.digits[part])
+
     def first(self, count):
-        return self if count is None else Split(self.images[:count], self.digits[:count])
+        return self[:count]
 
 
 @dataclass(frozen=True)
@@ -196,12 +200,13 @@ class MnistSum(Dataset):
         return (normalised(self.images[index]), one_hot(number)), (digit, digit + number)
 
 
-def batches(size, batch_size, seed, epoch):
+def batches(size, batch_size, seed, epoch, device="cpu"):
     """The epoch's order of `size` images as a tuple of index tensors, the last one maybe smaller.
 
     A single left-over image joins the batch before it: batch normalisation cannot learn from one.
+    The whole order goes to the device at once, so that no step waits for its own part.
     """
-    order = torch.randperm(size, generator=generator(seed, "order", epoch))
+    order = torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
     parts = order.split(batch_size)
     if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
         parts = (*parts[:-2], torch.cat(parts[-2:]))

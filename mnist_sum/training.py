@@ -3,6 +3,11 @@
 A run is a pure function of its settings and its data. Order, numbers and dropout are drawn anew
 from (seed, epoch, step), so a run that stops after any step and goes on from its checkpoint
 ends with the same weights, bit for bit, as one that never stopped.
+
+Several processes (see distributed.py) share every batch and the test images among them. The draws,
+the loss and the statistics of batch normalisation are those of the whole batch, so each step is the
+one that a single process would take, within rounding; but not with dropout, whose masks each process
+draws for its own share.
 """
 
 import math
@@ -14,13 +19,15 @@ import torch
 from torch import nn
 
 from mnist_sum import models
-from mnist_sum.augment import random_affine
+from mnist_sum.augment import affine_draws, random_affine
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.device import place
+from mnist_sum.distributed import add_up, agreed, rank, replicated, share, size
 from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
 from mnist_sum.loss import summed_loss
 from mnist_sum.metrics import averages, batch_sums, no_sums
+from mnist_sum.normalisation import globally_normalised
 from mnist_sum.randomness import derived_seed, generator
 from mnist_sum.recipes import Recipe
 
@@ -37,7 +44,8 @@ class Run:
     """What a run was told and how far it has come: all that a checkpoint holds.
 
     epoch counts finished epochs; step counts the steps done of the one after them, whose sums
-    (metrics.no_sums) and seconds are kept beside it. stop_signal asks fit to stop after a step.
+    (metrics.no_sums; of several processes, all their sums only once fit has stopped) and seconds are
+    kept beside it. stop_signal asks fit to stop after a step.
     """
 
     model_name: str
@@ -95,21 +103,23 @@ def fit(run, train_split, test_split):
     The row's keys are ROW: epoch (from 1), lr (of the epoch's first step), seconds (training and
     test), and for both splits the losses in nats and the accuracies as fractions.
     Training figures are means over the epoch's steps while the weights move; test figures are those
-    of the exhaustive test after it. Raises Fault when the loss is no longer finite, before the
-    step that would have spoilt the weights, and Stopped when run.stop_signal is set.
+    of the exhaustive test after it. Raises Fault at the end of an epoch in which the loss or the
+    weights were not finite, before its row, and Stopped when run.stop_signal is set, in one process
+    or another.
     """
     device = next(run.model.parameters()).device
     train_set = MnistSum(train_split, run.seed, run.recipe.numbers, device)
-    test_set = MnistSum(test_split, device=device)
+    test_set = MnistSum(test_split[share(len(test_split))], device=device)
     check_batches(run, len(train_set))
+    model = replicated(globally_normalised(run.model))
     while run.epoch < run.recipe.epochs:
         started = time.perf_counter() - run.seconds
         try:
-            rate = train_epoch(run, train_set)
+            rate = train_epoch(run, model, train_set)
         except Stopped:
             run.seconds = time.perf_counter() - started
             raise
-        figures = averages(run.sums), averages(evaluate(run.model, test_set))
+        figures = averages(run.sums), averages(add_up(evaluate(run.model, test_set)))
         seconds = time.perf_counter() - started
         values = [run.epoch + 1, rate, seconds, *(part[name] for part in figures for name in FIGURES)]
         row = dict(zip(ROW, values, strict=True))
@@ -120,47 +130,55 @@ def fit(run, train_split, test_split):
         yield row
 
 
-def train_epoch(run, train_set):
-    """Do the steps of the current epoch that are still to do; return the rate of its first step."""
+def train_epoch(run, model, train_set):
+    """Do the steps of the current epoch that are still to do; return the rate of its first step.
+
+    model is run.model or, with several processes, what stands for it in training.
+    Nothing in a step waits for the device, so a GPU always has its next step to do. That is why
+    whether all numbers are finite is asked only once, before anything is made of them.
+    """
     device = train_set.digits.device
     train_set.set_epoch(run.epoch)
-    parts = batches(len(train_set), run.recipe.batch_size, run.seed, run.epoch)
+    parts = batches(len(train_set), run.recipe.batch_size, run.seed, run.epoch, device)
     first, steps = run.epoch * len(parts), run.recipe.epochs * len(parts)
-    if run.sums is None:
+    if run.sums is None or rank() > 0:  # what was before a stop is the first process's to count
         run.sums = no_sums(device)
-    run.model.train()
+    model.train()
     for batch in progress_bar(parts[run.step :], run, len(parts)):
-        (image, number), (digit, total) = train_set[batch.to(device)]
+        mine = share(len(batch))
+        (image, number), (digit, total) = train_set[batch[mine]]
         if run.recipe.augmentation == "affine":
-            image = random_affine(image, generator(run.seed, "affine", run.epoch, run.step))
+            draws = generator(run.seed, "affine", run.epoch, run.step)
+            image = random_affine(image, affine_draws(len(batch), draws, device)[:, mine])
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
-        torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step))
+        torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step) + rank())
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            digit_logits, sum_logits = run.model(image, number)
+            digit_logits, sum_logits = model(image, number)
         loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
-        if not torch.isfinite(loss):
-            raise Fault(f"the loss is {loss.item()} at epoch {run.epoch + 1}, step {run.step + 1}; {KEPT}")
         run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Gradients are averaged over the processes and have to be averaged over the images.
+        (loss * (len(digit) * size() / len(batch))).backward()
         run.optimizer.step()
         run.sums += batch_sums(digit_loss, sum_loss, digit_logits, sum_logits, digit, total)
         run.step += 1
-        if run.stop_signal is not None:
-            require_finite(run)
+        if (stop_signal := agreed(run.stop_signal)) is not None:
+            run.stop_signal = stop_signal
+            complete_sums(run)
             raise Stopped
-    require_finite(run)
+    complete_sums(run)
     return learning_rate(run.recipe, first, steps)
 
 
-def require_finite(run):
-    """Raise Fault if a step has spoilt the weights, before anything is made of them."""
-    states = [run.model.state_dict(), *run.optimizer.state.values()]
+def complete_sums(run):
+    """Make run.sums those of all processes.
+
+    Raises Fault if the epoch had a loss, or a step has left weights or momenta, that is no number.
+    """
+    add_up(run.sums)
+    states = [{"sums": run.sums}, run.model.state_dict(), *run.optimizer.state.values()]
     if not all(torch.isfinite(tensor).all() for state in states for tensor in state.values()):
-        raise Fault(
-            "the weights or their momenta are no longer finite "
-            f"at epoch {run.epoch + 1}, step {run.step}; {KEPT}"
-        )
+        raise Fault(f"the loss or the weights are no longer finite in epoch {run.epoch + 1}; {KEPT}")
 
 
 def progress_bar(parts, run, steps):
@@ -175,12 +193,18 @@ def progress_bar(parts, run, steps):
         unit="batch",
         leave=False,
         file=sys.stderr,
-        disable=None,
+        disable=None if rank() == 0 else True,
     )
 
 
 def check_batches(run, images):
-    """Raise Fault if a batch would hold a single image and the model has batch normalisation."""
+    """Raise Fault if a batch would hold a single image and the model has batch normalisation, or
+    if a batch would hold fewer images than there are processes."""
+    if size() > 1:
+        smallest = min(map(len, batches(images, run.recipe.batch_size, run.seed, epoch=0)))
+        if smallest < size():
+            raise Fault(f"{size()} processes cannot share a batch of {smallest} of the {images:,} training "
+                        "images; use fewer processes or another --batch-size")  # fmt: skip
     if min(run.recipe.batch_size, images) > 1:
         return
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in run.model.modules()):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mnist_sum import augment
-from mnist_sum.augment import BACKGROUND, random_affine
+from mnist_sum.augment import BACKGROUND, affine_draws, random_affine
 from mnist_sum.dataset import MEAN, STD
 from mnist_sum.randomness import generator
 
@@ -15,20 +15,30 @@ def images():
     return (pixels - MEAN) / STD
 
 
+def moved_by(images, *place):
+    return random_affine(images, affine_draws(len(images), generator(*place), images.device))
+
+
 def test_it_is_a_pure_function_of_the_generator(images):
-    first = random_affine(images, generator(1, "affine", 2, 3))
-    assert torch.equal(first, random_affine(images, generator(1, "affine", 2, 3)))
-    assert not torch.equal(first, random_affine(images, generator(1, "affine", 2, 4)))
+    first = moved_by(images, 1, "affine", 2, 3)
+    assert torch.equal(first, moved_by(images, 1, "affine", 2, 3))
+    assert not torch.equal(first, moved_by(images, 1, "affine", 2, 4))
+
+
+def test_the_draws_lie_between_minus_one_and_one():
+    draws = affine_draws(1000, generator(0, "affine"), torch.device("cpu"))
+    assert draws.shape == (6, 1000)
+    assert -1 <= draws.min() < -0.99 and 0.99 < draws.max() < 1
 
 
 def test_every_image_is_moved_in_its_own_way(images):
-    moved = random_affine(images, generator(0, "affine"))
+    moved = moved_by(images, 0, "affine")
     assert moved.shape == images.shape
     assert len(torch.unique(moved.flatten(1), dim=0)) == 8
 
 
 def test_what_moves_in_is_background_and_the_ink_is_about_conserved(images):
-    moved = random_affine(images, generator(0, "affine"))
+    moved = moved_by(images, 0, "affine")
     corners = moved[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
     torch.testing.assert_close(corners, torch.full_like(corners, BACKGROUND))
     ink, before = (moved - BACKGROUND).sum((1, 2, 3)), (images - BACKGROUND).sum((1, 2, 3))
@@ -38,14 +48,13 @@ def test_what_moves_in_is_background_and_the_ink_is_about_conserved(images):
 def test_nothing_moves_when_every_amount_is_zero(images, monkeypatch):
     for name in ("ROTATION", "SCALE", "SHEAR", "SHIFT"):
         monkeypatch.setattr(augment, name, 0.0)
-    torch.testing.assert_close(random_affine(images, generator(0, "affine")), images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved_by(images, 0, "affine"), images, atol=1e-4, rtol=0)
 
 
 def test_a_shift_moves_the_ink_by_whole_pixels(images, monkeypatch):
     for name in ("ROTATION", "SCALE", "SHEAR"):
         monkeypatch.setattr(augment, name, 0.0)
     monkeypatch.setattr(augment, "SHIFT", 2 / 14)
-    monkeypatch.setattr(augment.torch, "rand", lambda *size, generator: torch.ones(size))
-    moved = random_affine(images, generator(0, "affine"))
+    moved = random_affine(images, torch.ones(6, len(images)))
     # The grid says where each pixel is taken from, so a positive shift moves the ink up and left.
     torch.testing.assert_close(moved[..., :-2, :-2], images[..., 2:, 2:], atol=1e-4, rtol=0)

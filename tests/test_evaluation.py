@@ -67,6 +67,11 @@ def test_images_that_do_not_fill_the_last_chunk_are_counted_once():
     assert evaluate(Oracle(), split_for_oracle([3] * 250)).tolist()[-1] == 2500
 
 
+def test_no_images_make_no_sums(few):
+    """The share of a process, where there are fewer test images than processes."""
+    assert evaluate(Oracle(), MnistSum(few.test[:0])).tolist() == [0] * 6
+
+
 def test_the_interval_of_independent_images_is_wilsons():
     right = torch.zeros(1000, 10, dtype=torch.bool)
     right[:950] = True  # all ten cases of an image agree: a thousand units, not ten thousand

