@@ -21,14 +21,13 @@ def main(argv):
 
     say = partial(cli.say, file=sys.stderr if args.json else sys.stdout)
     device = choose_device(args.device)
+    paths = list(map(Path, args.checkpoint or [runs.default_checkpoint()]))
+    loaded = [(path, *checkpoint.load_model(path, device)) for path in paths]
     say(f"device: {describe_device(device)}")
-    loaded = []
-    for path in map(Path, args.checkpoint or [runs.default_checkpoint()]):
-        model, stored = checkpoint.load_model(path, device)
+    for path, _, stored in loaded:
         trained = stored["data"]
         say(f"model: {stored['model_name']} from {path}, trained for {stored['epoch']} epochs on "
             f"{trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
-        loaded.append((path, model, stored))
     if len(loaded) > 1:
         compare(loaded, device, args, say)
         return 0

