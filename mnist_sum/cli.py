@@ -58,7 +58,8 @@ def _recipe_table():
     for name, recipe in RECIPES.items():
         lines.append(
             f"  {name:15} {recipe.epochs:3} epochs, batch {recipe.batch_size:4}, lr {recipe.learning_rate:g} "
-            f"{recipe.schedule}, {recipe.optimizer}, {recipe.split} split, {recipe.numbers} numbers"
+            f"{recipe.schedule}, {recipe.optimizer}, {recipe.split} split, {recipe.numbers} numbers, "
+            f"{recipe.augmentation} augmentation"
         )
     return "\n".join(lines)
 
