@@ -203,6 +203,42 @@ def draw_comparison(names, rows, title, path):
     _save(figure, path)
 
 
+def draw_parameters(models, others, path):
+    """Parameters (logarithmic) against accuracy, in percent.
+
+    models: {name: (parameters, (digit, spread), (sum, spread))}, measured, with the standard deviation
+    over seeds; others: {name: (parameters, digit, sum)}, as reported elsewhere.
+    """
+    figure = _figure(10, 6)
+    axes = figure.subplots()
+    for (output, colour), place in zip((("digit", DIGIT), ("sum", SUM)), (1, 2), strict=True):
+        for model in models.values():
+            value, spread = model[place]
+            axes.errorbar(model[0], value, yerr=spread, fmt="o", color=colour, capsize=3)
+        for other in others.values():
+            axes.plot(other[0], other[place], "x", color=colour, markersize=8)
+        axes.plot([], [], "o", color=colour, label=f"{output}, measured, ± standard deviation over seeds")
+        axes.plot([], [], "x", color=colour, label=f"{output}, as its author reports it")
+    points = {name: (model[0], [value for value, _ in model[1:]]) for name, model in models.items()}
+    for name, (parameters, *values) in others.items():
+        points.setdefault(name, (parameters, []))[1].extend(values)
+    for name, (parameters, values) in points.items():
+        axes.annotate(name, (parameters, max(values)), (0, 9), textcoords="offset points", rotation=20,
+                      fontsize=9)  # fmt: skip
+    axes.set(xscale="log", xlabel="parameters", ylabel="right (%)", title="Parameters against accuracy")
+    axes.margins(x=0.1)
+    worst = min(min(values) for _, values in points.values())
+    # Errors are what differs: half of them is as far as half of the next half.
+    axes.set_yscale("function", functions=(lambda y: -np.log10(np.clip(100.05 - y, 1e-3, None)),
+                                           lambda z: 100.05 - 10**-z))  # fmt: skip
+    axes.set_ylim(worst - 3, 99.85)
+    ticks = [tick for tick in (80, 85, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8) if tick > worst - 3]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    _save(figure, path)
+
+
 def draw_model(rows, sees_number, name, path):
     """The layers in the order they run, down and then right.
 

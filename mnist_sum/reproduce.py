@@ -2,7 +2,8 @@
 
 Each run is train.py's own, in a folder of its own below --output-dir, so the command can be stopped
 at any time and goes on where it was when it is given again. The table is written to
-reproduction.md there, anew after every run.
+reproduction.md there, and a picture of parameters against accuracy to reproduction.png, anew after
+every run.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from pathlib import Path
 from mnist_sum import cli
 from mnist_sum.recipes import RECIPES
 
+# The best solution of the same task that was found: arg-max of the digit fed to the adder.
+BEST_ELSEWHERE = {"best other solution": (347_000, 99.54, 99.54)}
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 
@@ -53,6 +56,7 @@ def main(argv):
             finished[name].append(run_figures(folder, args.data_dir))
             table = results_table(finished)
             (args.output_dir / "reproduction.md").write_text(table, encoding="utf-8")
+            draw(finished, args.output_dir / "reproduction.png")
     cli.say(table)
     return 0
 
@@ -91,6 +95,23 @@ def results_table(finished):
             f"| {recipe.epochs} | {seconds} | {len(figures)} | {device[0]} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def draw(finished, path):
+    """The picture of parameters against accuracy of {model: [run_figures of each seed]}."""
+    from mnist_sum.plots import draw_parameters
+
+    models, others = {}, dict(BEST_ELSEWHERE)
+    for name, figures in finished.items():
+        if not figures:
+            continue
+        digits, sums, *_, parameters, _ = zip(*figures, strict=True)
+        spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in (digits, sums)]
+        means = map(statistics.mean, (digits, sums))
+        models[name] = (parameters[0], *zip(means, spreads, strict=True))
+        if RECIPES[name].reported:
+            others[name] = (parameters[0], *RECIPES[name].reported)
+    draw_parameters(models, others, path)
 
 
 def run_figures(folder, data_dir):

@@ -1,7 +1,7 @@
 """Our speed against the seeds' way, alternately, on this machine. By hand, on a machine with nothing
 else to do:
 
-    python tests/benchmarks/run.py --data-dir DIR            # all, about half an hour on two cores
+    python tests/benchmarks/run.py --data-dir DIR            # all, about an hour on two cores
     python tests/benchmarks/run.py --data-dir DIR --quick    # within a minute: shows that it runs
     python tests/benchmarks/run.py --data-dir DIR --only epoch growth
 
@@ -145,8 +145,10 @@ def profile(args):
             f"{name} {1e3 * statistics.median(row['parts'][name] for row in found):.2f} ms"
             for name in found[0]["parts"]
         ]
-        print(f"`{model}`: {loop:.1f} ms a step in the loop, {fixed:.1f} ms forward, backward and update on "
-              f"one fixed batch: the loop adds {loop / fixed - 1:.1%}. Of a step: {', '.join(parts)}\n")  # fmt: skip
+        print(
+            f"`{model}`: {loop:.1f} ms a step in the loop, {fixed:.1f} ms forward, backward and update on "
+            f"one fixed batch: the loop adds {loop / fixed - 1:.1%}. Of a step: {', '.join(parts)}\n"
+        )
 
 
 def startup(args):
@@ -203,6 +205,34 @@ def memory(args):
         print(f"| train.py --model {model} | {peak:,.0f} | {peak - bare:,.0f} |")
 
 
+def race(args):
+    """Seconds until a test accuracy is reached, from the first step to the end of the first epoch
+    whose test reaches it, tests included, data loading left out for all.
+
+    To 99.17 / 98.49, what seed 004 reports: its network, recipe and pipeline (up to 20 epochs).
+    To 99.0 / 99.0: the public MNIST speed-run (Adam, one epoch), which reads digits only and is
+    given the sum for free. `tiny` runs by its recipe with --epochs as below.
+    """
+    if args.quick:
+        print("(left out: a race needs all the data)")
+        return
+    print("| to digit / sum | | reached | s, median | range | digit / sum, mean | times sooner |")
+    print("|---|---|---|---|---|---|---|")
+    for target, rival, epochs in (((0.9917, 0.9849), "seed_004", 5), ((0.99, 0.99), "speedrun", 3)):
+        found = {rival: [], f"tiny, {epochs} epochs": []}
+        for seed in range(args.repeats):
+            found[rival].append(measured(args, rival, seed, *target))
+            found[f"tiny, {epochs} epochs"].append(measured(args, "tiny", seed, *target, epochs))
+        base = statistics.median(row["seconds"] for row in found[rival])
+        for name, rows in found.items():
+            seconds = [row["seconds"] for row in rows]
+            digit, total = (statistics.mean(row[output] for row in rows) for output in ("digit", "sum"))
+            median, reached = statistics.median(seconds), sum(row["reached"] for row in rows)
+            print(f"| {target[0]:.2%} / {target[1]:.2%} | {name} | {reached} of {len(rows)} | {median:.1f} "
+                  f"| {min(seconds):.1f} to {max(seconds):.1f} | {digit:.2%} / {total:.2%} "
+                  f"| {base / median:.1f} |")  # fmt: skip
+
+
 PARTS = {
     "data": data,
     "epoch": epoch,
@@ -211,6 +241,7 @@ PARTS = {
     "startup": startup,
     "inference": inference,
     "memory": memory,
+    "race": race,
 }
 
 
@@ -367,9 +398,92 @@ def throughput(folder, model, repeats):
     }
 
 
+def first_to_reach(epochs, target):
+    """Run the epochs, an iterator of (digit, sum) test accuracies, until one reaches the target."""
+    started = time.perf_counter()
+    for count, (digit, total) in enumerate(epochs, 1):  # noqa: B007
+        if digit >= float(target[0]) and total >= float(target[1]):
+            break
+    seconds = time.perf_counter() - started
+    reached = digit >= float(target[0]) and total >= float(target[1])
+    return {"seconds": seconds, "epochs": count, "digit": digit, "sum": total, "reached": reached}
+
+
+def tiny(folder, seed, digit, total, epochs):
+    import dataclasses
+
+    import torch
+
+    from mnist_sum import dataset, device, training
+    from mnist_sum.recipes import RECIPES
+
+    device.keep_freed_memory()
+    cpu = torch.device("cpu")
+    recipe = dataclasses.replace(RECIPES["tiny"], epochs=int(epochs))
+    data = dataset.load("mnist", folder)
+    run = training.new_run("tiny", recipe, int(seed), cpu, device.choose_precision("auto", cpu))
+    rows = training.fit(run, data.train, data.test)
+    return first_to_reach(
+        ((row["test_digit_accuracy"], row["test_sum_accuracy"]) for row in rows), (digit, total)
+    )
+
+
+def seed_004(folder, seed, digit, total):
+    import seeds_way
+    import torch
+
+    from mnist_sum import models
+
+    torch.manual_seed(int(seed))
+    train = seeds_way.loader(seeds_way.MnistRandomNumber(folder, True), 512, shuffle=True)
+    test = seeds_way.loader(seeds_way.MnistRandomNumber(folder, False), 512, shuffle=False)
+    model = models.build("compact")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+    def epochs():
+        for _ in range(20):
+            seeds_way.train_epoch(model, train, optimizer)
+            yield seeds_way.test(model, test)
+
+    return first_to_reach(epochs(), (digit, total))
+
+
+def speedrun(folder, seed, digit, total):
+    import torch
+    from torch import nn
+
+    from mnist_sum import dataset
+
+    torch.manual_seed(int(seed))
+    data = dataset.load("mnist", folder)
+    images, tests = (dataset.normalised(part.images.unsqueeze(1)) for part in (data.train, data.test))
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 24, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(24, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10)),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.7, 0.9))
+    batches = torch.randperm(len(images)).split(256)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=len(batches))
+
+    def epochs():
+        for batch in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), data.train.digits[batch]).backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            read = torch.cat([model(part).argmax(1) for part in tests.split(1000)])
+        accuracy = (read == data.test.digits).double().mean().item()
+        yield accuracy, accuracy
+
+    return first_to_reach(epochs(), (digit, total))
+
+
 WORKERS = {
     worker.__name__: worker
     for worker in (imports, pass_seeds, pass_ours, epoch_seeds, epoch_ours, loop, throughput)
+    + (tiny, seed_004, speedrun)
 }
 
 if __name__ == "__main__":
