@@ -27,8 +27,7 @@ IMPOSSIBLE = -1e4  # a logit whose probability is exactly 0 in every float type,
 def add_exactly(digit_logits, number):
     """sum_logits (B, 19): sum_logits[s] = digit_logits[s - n], and IMPOSSIBLE outside 0 <= s - n < 10.
 
-    digit_logits (B, 10); number (B, 10) one-hot. Entries are moved, never computed with, so it is
-    exact in every float type, and differentiable in digit_logits.
+    digit_logits (B, 10); number (B, 10) one-hot. Entries are moved, never computed with.
     """
     digit = torch.arange(19, device=number.device) - number.argmax(1, keepdim=True)  # (B, 19)
     possible = (digit >= 0) & (digit < 10)
@@ -52,15 +51,12 @@ class WeightedMean(nn.Module):
 
 
 class ExactAddition(nn.Module):
-    def __init__(self, widths):
+    def __init__(self, w0, w1, w2, w3, w4):
         super().__init__()
-        w0, w1, w2, w3, w4 = widths
         self.reader = nn.Sequential(
             layer(1, w0, 5, stride=2, padding=1),
-            layer(w0, w1),
-            layer(w1, w2),
-            layer(w2, w3, stride=2),
-            layer(w3, w4, padding=1),
+            *(layer(w0, w1), layer(w1, w2)),
+            *(layer(w2, w3, stride=2), layer(w3, w4, padding=1)),
             WeightedMean(w4, 4),
             nn.Linear(w4, 10),
         )
@@ -75,5 +71,5 @@ class ExactAddition(nn.Module):
         return self.join(self.encode(image), number)
 
 
-tiny = partial(ExactAddition, (8, 12, 16, 16, 12))
-large = partial(ExactAddition, (32, 64, 64, 96, 96))
+tiny = partial(ExactAddition, 8, 12, 16, 16, 12)
+large = partial(ExactAddition, 32, 64, 64, 96, 96)
