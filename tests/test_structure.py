@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # each may import from the floors after it, and from its own
-    {"train", "inference", "mnist_sum.reproduce", "mnist_sum.export"},
+    {"train", "inference", "mnist_sum.reproduce", "mnist_sum.export", "mnist_sum.demo"},
     {"mnist_sum.report", "mnist_sum.checkpoint"},
     {"mnist_sum.training"},
     {"mnist_sum.evaluation", "mnist_sum.analysis", "mnist_sum.plots", "mnist_sum.images"}
@@ -20,7 +20,8 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"mnist_sum.recipes", "mnist_sum.errors", "mnist_sum"},
 ]
 OWNERS = {
-    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce", "mnist_sum.export"},
+    "argparse": {"mnist_sum.cli", "mnist_sum.reproduce", "mnist_sum.export", "mnist_sum.demo"},
+    "gradio": {"mnist_sum.demo"},
     "matplotlib": {"mnist_sum.plots"},
     "tqdm": {"mnist_sum.training"},
     "torch.distributed": {"mnist_sum.distributed"},
