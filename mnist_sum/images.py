@@ -26,6 +26,7 @@ SPECK = 0.04  # of the largest shape's area: smaller ones are dirt
 RIVAL = 0.25  # of the largest shape's area: a shape that stands apart and is larger makes two
 NEAR = 0.35  # of the digit's longer side: how far its parts can lie apart
 BLANK = "there is nothing to be seen on the page; a digit has to stand out from its paper"
+UNCLEAR = "there is no clear digit on the page"
 PEN = 0.11, 0.2  # stroke widths of MNIST's digits, thinnest and thickest, as shares of their longer side
 
 
@@ -87,9 +88,13 @@ def prepare(image):
 
     Raises Fault where there is nothing on the page, or more than one thing.
     """
-    for _ in range(4):
-        pixels = _working_copy(image)
-        ink, figure = _ink_and_figure(pixels)
+    for look in range(4):
+        try:
+            ink, figure = _ink_and_figure(_working_copy(image))
+        except Fault:
+            if look == 0:
+                raise
+            raise Fault(UNCLEAR) from None  # a spot, which seen closer is no stroke
         top, left, bottom, right = _box(figure)
         longer = max(bottom - top, right - left)
         if longer > 0.45 * SIDE:
@@ -192,7 +197,7 @@ def _figure(ink):
     shapes = _shapes(ink > INK)
     largest = shapes[0]
     if largest.float().mean() > 0.5:
-        raise Fault("there is no clear digit on the page")
+        raise Fault(UNCLEAR)
     figure, area = largest.clone(), largest.sum()
     shapes = [shape for shape in shapes[1:] if shape.sum() > SPECK * area]
     if len(shapes) > 8:

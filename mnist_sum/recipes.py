@@ -97,7 +97,7 @@ RECIPES = {
         augmentation="strong", weight_decay=1e-3, smallest_batch=128,
     ),
 }  # fmt: skip
-DEFAULT_MODEL = "compact"
+DEFAULT_MODEL = "tiny"
 
 
 def default_batch_size(recipe, train_images):

@@ -220,6 +220,12 @@ def two_digits(rng):
     return np.asarray(both)
 
 
+def spot(rng):
+    page = blank(rng)
+    page[100:110, 200:210] = 0
+    return page
+
+
 def noise(rng):
     return rng.uniform(0, 255, (300, 300, 3))
 
@@ -231,7 +237,9 @@ def many(rng):
     return np.asarray(page)
 
 
-@pytest.mark.parametrize("page", [blank, half_lit, two_digits, noise, many], ids=lambda page: page.__name__)
+@pytest.mark.parametrize(
+    "page", [blank, half_lit, two_digits, spot, noise, many], ids=lambda page: page.__name__
+)
 def test_a_page_without_one_clear_digit_is_said_to_be_so(page):
     for seed in range(5):
         image = Image.fromarray(page(np.random.default_rng(seed)).clip(0, 255).astype(np.uint8))
