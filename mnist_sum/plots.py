@@ -243,16 +243,19 @@ def draw_model(rows, sees_number, name, path):
     """The layers in the order they run, down and then right.
 
     rows as summary.layer_rows gives them; sees_number tells for each whether its output depends on
-    the number: those are drawn in the sum's colour, and the number's arrow points at the first.
+    the number: those are drawn in the sum's colour, and the number's arrow points at the first. Where
+    no layer's does, the addition itself is drawn as the last step.
     """
-    columns = math.ceil(len(rows) / 17)
-    per_column = math.ceil((len(rows) + 1) / columns)
+    blocks = [("image", "[-1, 1, 28, 28]", 0, False)]
+    blocks += [(*row, seen) for row, seen in zip(rows, sees_number, strict=True)]
+    if not any(sees_number):
+        blocks.append(("addition", "[-1, 19]", 0, True))
+    columns = math.ceil((len(blocks) - 1) / 18)
+    per_column = math.ceil(len(blocks) / columns)
     figure = _figure(4.6 * columns, 0.42 * per_column + 0.8)
     axes = figure.subplots()
     axes.set(xlim=(0, columns), ylim=(per_column, -0.3))
     axes.axis("off")
-    blocks = [("image", "[-1, 1, 28, 28]", 0, False)]
-    blocks += [(*row, seen) for row, seen in zip(rows, sees_number, strict=True)]
     joined = False
     for index, (layer, shape, parameters, seen) in enumerate(blocks):
         column, row = divmod(index, per_column)
@@ -262,6 +265,8 @@ def draw_model(rows, sees_number, name, path):
         box = dict(boxstyle="round,pad=0.3", facecolor=face, edgecolor="#777777")
         text = f"{kind}   {shape.replace('-1, ', '')}{size}"
         axes.text(column + 0.55, row + 0.5, text, ha="center", va="center", fontsize=8, bbox=box)
+        if row:
+            axes.plot([column + 0.55] * 2, [row - 0.5, row + 0.5], color="#777777", linewidth=1, zorder=0)
         if seen and not joined:
             joined = True
             arrow = dict(arrowstyle="-|>", color=SUM)

@@ -74,11 +74,11 @@ def strokes(digit, rng):
 
 
 def drawn(digit, rng):
-    """One image of the digit (RGB), 200 to 1,400 pixels wide, everything else drawn from rng."""
+    """One image of the digit (RGB), 200 to 900 pixels wide, everything else drawn from rng."""
     dark = rng.random() < 0.25  # chalk on a board, or a drawing on black
     ink = (CHALK if dark else INKS)[rng.integers(3 if dark else len(INKS))]
     paper = (BOARDS if dark else PAPERS)[rng.integers(3 if dark else len(PAPERS))]
-    width = int(rng.integers(200, 1400))
+    width = int(rng.integers(200, 900))
     height = int(width * rng.uniform(0.7, 1.4))
     size = min(width, height) * rng.uniform(0.3, 0.8)
     pen = size * float(rng.choice([0.025, 0.05, 0.08, 0.12])) * rng.uniform(0.8, 1.2)

@@ -46,10 +46,10 @@ def test_the_models_picture_shows_where_the_number_joins(name, tmp_path):
     model = models.build(name)
     rows, seen = layer_rows(model), sees_number(model)
     plots.draw_model(rows, seen, name, tmp_path / "model.png")
-    assert has_colour(tmp_path / "model.png", plots.SUM) == any(seen)
+    assert has_colour(tmp_path / "model.png", plots.SUM)
     if name == "channel_fusion":
         assert seen == [False] + [True] * 10
-    if name == "tiny":
+    if name in ("tiny", "large"):
         assert not any(seen), "its addition is no layer"
     if name == "compact":
         assert seen == [False] * 29 + [True] * 4

@@ -29,10 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
 from stress import forks  # noqa: E402
 from stress.outcome import outcome  # noqa: E402
 
-from mnist_sum import checkpoint, cli, dataset, download, recipes, training  # noqa: E402
+from mnist_sum import checkpoint, cli, dataset, download, images, recipes, training  # noqa: E402
 from mnist_sum.errors import Fault  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -58,6 +59,7 @@ def main():
         ("IDX files: bytes changed, cut, added, moved", fuzz_idx, 5_000),
         ("flags of train.py", partial(fuzz_flags, cli.parse_train), 5_000),
         ("flags of inference.py", partial(fuzz_flags, cli.parse_inference), 5_000),
+        ("own images: bytes of PNG and JPEG files changed, cut, added, moved", fuzz_images, 2_000),
     ]
     print("| " + " | ".join(COLUMNS) + " |\n|---|" + "---:|" * 5, flush=True)
     total = Counter()
@@ -444,10 +446,11 @@ def fuzz_idx(draw, cases, scratch):
 FLAGS = {
     cli.parse_train: (
         "--model --epochs --batch-size --lr --schedule --split --seed --precision --limit --save "
-        "--output-dir --resume --summary --summarize --plot-graph --device --data --data-dir --json"
+        "--output-dir --resume --summary --summarize --plot-graph --report --device --data --data-dir --json"
     ),
     cli.parse_inference: (
-        "--total --evaluate --checkpoint --output --seed --device --data --data-dir --json"
+        "--total --image --number --evaluate --plot-graph --checkpoint --output --seed --device --data "
+        "--data-dir --json"
     ),
 }
 VALUES = (
@@ -493,12 +496,45 @@ def impossible(values):
         return "lr"
     if seed is not None and not (type(seed) is int and 0 <= seed < 2**63):
         return "seed"
+    if values.get("number") is not None and values["number"] not in range(10):
+        return "number"
     if values.get("model", "compact") not in recipes.RECIPES:
         return "model"
     for name, choices in recipes.CHOICES.items():
         if values.get(name) is not None and values[name] not in choices:
             return name
     return None
+
+
+# Own images. "Caught" is a Fault of one line that names the file, "harmless" a 28x28 image.
+
+
+def fuzz_images(draw, cases, scratch):
+    page = Image.new("RGB", (90, 110), "white")
+    ImageDraw.Draw(page).line(((20, 25), (65, 25), (40, 90)), fill="black", width=7)
+    contents = []
+    for kind, image in (
+        ("PNG", page),
+        ("PNG", page.convert("RGBA")),
+        ("PNG", page.quantize(4)),
+        ("JPEG", page),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        contents.append(buffer.getvalue())
+    path, counts = scratch / "page", Counter()
+    for _ in range(cases):
+        path.write_bytes(mutated(draw, draw.choice(contents)))
+        try:
+            _, seen = images.load(path)
+            fine = seen.shape == (28, 28) and seen.dtype == torch.uint8
+            counts["harmless" if fine else report("lost", seen)] += 1
+        except Fault as fault:
+            fine = str(path) in str(fault) and len(str(fault).splitlines()) == 1
+            counts["caught" if fine else report("lost", fault)] += 1
+        except BaseException as error:
+            counts[report("tracebacks", repr(error))] += 1
+    return counts
 
 
 if __name__ == "__main__":
