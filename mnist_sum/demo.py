@@ -136,7 +136,7 @@ def parse(argv):
         help=f"where on {HOST} the page is; 0: any free port (default: 7860)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", nargs="+", type=cli.file_name, default=[], metavar="FILE",
+        "--checkpoint", nargs="+", type=cli.file_name, metavar="FILE",
         help="models of your own, shown before the shipped ones (default: the shipped ones alone)",
     )  # fmt: skip
     return cli.parsed(parser, argv)
@@ -156,7 +156,7 @@ def main(argv):
         raise Fault("the page needs gradio; install it with: pip install -e '.[demo]'")
     os.environ |= QUIET
     with listen(args.port) as listener:
-        serve(page(load_models(args.checkpoint)), listener)
+        serve(page(load_models(args.checkpoint or ())), listener)
     return 0
 
 

@@ -188,7 +188,7 @@ def test_a_rate_that_spoils_the_weights_ends_the_run_and_keeps_the_last_good_che
     needs_sample, tmp_path
 ):
     folder = tmp_path / "run"
-    line = fails("train.py", *FEW, "--save", "--lr", "1e30", "--output-dir", folder)
+    line = fails("train.py", *FEW, "--model", "compact", "--save", "--lr", "1e30", "--output-dir", folder)
     assert "no longer finite in epoch 1;" in line and "--lr" in line
     assert checkpoint.load(folder / "checkpoint.pt")["epoch"] == 0
 
