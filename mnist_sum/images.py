@@ -143,7 +143,7 @@ def _ink_and_figure(pixels):
         raise fault
     contrast, ink, figure = max(found, key=lambda kind: kind[0])
     if contrast < FAINTEST:
-        raise Fault(BLANK)
+        raise fault
     return ink, figure
 
 
@@ -161,7 +161,7 @@ def _ink(pixels):
 def _off_border(ink):
     """The ink without what is joined to the picture's border: a table, a thumb, the paper's edge."""
     left = ink.clone()
-    for shape in _shapes(ink > INK * ink.max()):
+    for shape in _shapes(ink > INK / 2 * ink.max()):
         if shape[0].any() or shape[-1].any() or shape[:, 0].any() or shape[:, -1].any():
             left[_grown(shape.float()[None], 9)[0] > 0] = 0
     return left
