@@ -1,6 +1,7 @@
 """Predict with a trained model, or test it: parse the flags, load checkpoints, predict, print, draw."""
 
 import json
+import os
 import secrets
 import sys
 from functools import partial
@@ -75,7 +76,10 @@ def evaluate(model, name, data, device, args, say):
     """The exhaustive test: print the figures and, if asked, draw where the model errs."""
     from mnist_sum.dataset import MnistSum
     from mnist_sum.evaluation import predictions
+    from mnist_sum.files import make_folder
 
+    if args.plot_graph:
+        make_folder(args.output)  # before the work
     found = predictions(model, MnistSum(data.test, device=device))
     accuracies, others = figures_of(found)
     images, cases = len(found.digits), found.digit.numel()
@@ -102,9 +106,8 @@ def evaluate(model, name, data, device, args, say):
 def draw_errors(found, images, title, folder, say):
     """Four pictures of where the model errs, into the folder."""
     from mnist_sum import analysis, plots
-    from mnist_sum.files import make_folder
 
-    folder = make_folder(folder)
+    folder = Path(folder)
     counts = [analysis.confusion(found, output) for output in analysis.OUTPUTS]
     plots.draw_confusion(*counts, title, folder / "confusion.png")
     plots.draw_sum_grid(analysis.sum_grid(found), title, folder / "sum_grid.png")
@@ -112,7 +115,7 @@ def draw_errors(found, images, title, folder, say):
     pictures = ["confusion.png", "sum_grid.png", "reliability.png"]
     if mistakes:
         seen = images[[case["image"] for case in mistakes]]
-        heading = f"{title}: the most confident mistakes, one an image"
+        heading = f"{title}: the most confident mistakes, with the probability of the wrong answer"
         plots.draw_predictions(seen, mistakes, heading, folder / "mistakes.png")
         pictures.append("mistakes.png")
     curves = {
@@ -134,29 +137,34 @@ def compare(loaded, device, args, say):
         data = test_data(stored, args, say)
         accuracies, others = figures_of(predictions(model, MnistSum(data.test, device=device)))
         rows.append({
+            "data": data.name,
+            "images": len(data.test),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             **accuracies,
             **others,
             "images_per_second": images_per_second(model, data.test),
         })  # fmt: skip
-        names.append(f"{stored['model_name']}, {path}")
+        names.append((stored["model_name"], str(path)))
     if args.json:
         for (path, _, stored), row in zip(loaded, rows, strict=True):
-            values = {f"{output}_accuracy": row.pop(output)[0] for output in ("digit", "sum", "joint")}
             first = {"checkpoint": str(path), "model": stored["model_name"]}
-            cli.say(json.dumps({**first, "parameters": row.pop("parameters"), **values, **row}))
+            values = {f"{output}_accuracy": row[output][0] for output in accuracies}
+            others = {name: value for name, value in row.items() if name not in accuracies}
+            cli.say(json.dumps({**first, **values, **others}))
     else:
         print_comparison(names, rows)
-    draw_comparison([name.replace(", ", "\n") for name in names], rows, "the exhaustive test", args.output)
+    draw_comparison(names, rows, "the exhaustive test", args.output)
     say(f"picture: {args.output}")
 
 
 def print_comparison(names, rows):
+    from mnist_sum.errors import one_line
+
     def percent(figure):
         return f"{figure[0]:.2%} ({figure[1]:.2%}-{figure[2]:.2%})"
 
     columns = {
-        "model": names,
+        "model": [one_line(f"{model}, {path}") for model, path in names],
         "parameters": [f"{row['parameters']:,}" for row in rows],
         **{f"{name} (95%)": [percent(row[name]) for row in rows] for name in ("digit", "sum", "joint")},
         "gap": [f"{row['gap']:.2%}" for row in rows],
@@ -176,10 +184,13 @@ def print_comparison(names, rows):
 def read(model, args, say):
     """Own images: print what each says, draw them; 1 if one of them could not be read."""
     from mnist_sum import images
-    from mnist_sum.errors import Fault
+    from mnist_sum.errors import Fault, one_line
     from mnist_sum.evaluation import probabilities
     from mnist_sum.plots import draw_read
 
+    if any(os.path.exists(args.output) and os.path.samefile(file, args.output)
+           for file in args.image if os.path.exists(file)):  # fmt: skip
+        raise Fault(f"--output {args.output} is one of the images; give it another name")
     cases, failed, number = [], 0, args.number
     for file in args.image:
         try:
@@ -200,7 +211,7 @@ def read(model, args, say):
         if args.json:
             cli.say(json.dumps(answer))
         else:
-            cli.say(f"{file}: digit {answer['digit']} ({digit.max():.1%}), "
+            cli.say(f"{one_line(file)}: digit {answer['digit']} ({digit.max():.1%}), "
                     f"{answer['digit']} + {number} = {answer['sum']} ({total.max():.1%})")  # fmt: skip
         if len(cases) < MOST_READ:
             original.thumbnail((480, 480))  # only to be looked at from here on

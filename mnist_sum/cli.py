@@ -202,7 +202,7 @@ def inference_parser():
         help="predict N random test images, each with a random number (default: 25)",
     )  # fmt: skip
     parser.add_argument(
-        "--image", nargs="+", type=file_name, metavar="FILE",
+        "--image", nargs="+", action="extend", type=file_name, metavar="FILE",
         help="read your own images, PNG or JPEG of one digit each (default: random test images)",
     )  # fmt: skip
     parser.add_argument(
@@ -218,7 +218,7 @@ def inference_parser():
         help="with --evaluate: draw where the model errs (default: off)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", nargs="+", metavar="FILE", type=file_name,
+        "--checkpoint", nargs="+", action="extend", metavar="FILE", type=file_name,
         help="the trained model; with --evaluate several can be compared (default: see below)",
     )  # fmt: skip
     parser.add_argument(

@@ -136,7 +136,7 @@ def parse(argv):
         help=f"where on {HOST} the page is; 0: any free port (default: 7860)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", nargs="+", type=cli.file_name, metavar="FILE",
+        "--checkpoint", nargs="+", action="extend", type=cli.file_name, metavar="FILE",
         help="models of your own, shown before the shipped ones (default: the shipped ones alone)",
     )  # fmt: skip
     return cli.parsed(parser, argv)

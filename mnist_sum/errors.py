@@ -7,3 +7,11 @@ class Fault(Exception):
     The scripts print it as `train.py: error: …` and exit 1. Anything else that is raised is a
     defect of this package and keeps its traceback.
     """
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+def one_line(text):
+    """The text, a file's name say, as one line that can be printed and drawn."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")

@@ -6,6 +6,7 @@ what on it is ink, and which ink is the digit. All sizes below are in pixels of 
 whose longer side is SIDE, unless they say otherwise.
 """
 
+import os
 import warnings
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 from mnist_sum.errors import Fault
 
 FORMATS = ("PNG", "JPEG")
-LARGEST = 100_000_000  # pixels of a file; checked before any of them is decoded
+LARGEST = 50_000_000  # pixels of a file; checked before any of them is decoded
 SMALLEST = 8  # pixels of a file's shorter side
 SIDE = 160
 WIDEST_PEN = 41  # what is wider than this is no stroke but an area
@@ -24,8 +25,11 @@ FAINTEST = 20  # of 255: ink has to differ from its paper by this much
 INK = 0.4  # of the darkest ink's difference from the paper: what counts as ink
 SPECK = 0.04  # of the largest shape's area: smaller ones are dirt
 RIVAL = 0.25  # of the largest shape's area: a shape that stands apart and is larger makes two
+BLOB = 0.4  # of the longer side: what is thicker than this is no stroke
+HOLES = 3  # of a digit at most: two loops, and a slip of the pen
 NEAR = 0.35  # of the digit's longer side: how far its parts can lie apart
 BLANK = "there is nothing to be seen on the page; a digit has to stand out from its paper"
+CLUTTER = "the page is cluttered; crop the image to one digit on plain paper"
 UNCLEAR = "there is no clear digit on the page"
 PEN = 0.11, 0.2  # stroke widths of MNIST's digits, thinnest and thickest, as shares of their longer side
 
@@ -45,6 +49,8 @@ def read(path):
     PNG and JPEG; of an animation the first picture. What is transparent lies on white paper, or on
     black where the visible part is light.
     """
+    if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
+        raise Fault(f"cannot read {path}: it is a folder or a device, not a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of sizes and metadata: checked here
@@ -125,24 +131,26 @@ def _ink_and_figure(pixels):
     look like strokes of the other kind, but they are as bright as what lies around the digit: so
     the kind that stands out more from its surroundings is taken.
     """
-    found, fault = [], Fault(BLANK)
+    found, fault, refused = [], Fault(BLANK), 0.0  # refused: the strongest ink of what was no digit
     for sign in (1, -1):
         ink = _ink(sign * pixels)
-        for view, smallest in ((_off_border(ink), 0.08 * SIDE), (ink, 0)):
+        # Where light falls off, ink seems to lie along the border: what touches it has to be strong.
+        for view, smallest, faintest in ((_off_border(ink), 0.08 * SIDE, 0), (ink, 0, 3 * FAINTEST)):
             try:
                 scaled = _scaled(view)
                 figure = _figure(scaled)
             except Fault as reason:
-                fault = fault if reason.args == (BLANK,) else reason
+                if reason.args != (BLANK,):
+                    fault, refused = reason, max(refused, ink.max().item())
                 continue
-            top, left, bottom, right = _box(figure)
-            if max(bottom - top, right - left) >= smallest:
-                found.append((_contrast(pixels, figure), scaled, figure))
+            contrast = _contrast(pixels, figure).item()
+            if _longer(figure) >= smallest and contrast >= faintest:
+                found.append((contrast, scaled, figure))
                 break
     if not found:
         raise fault
     contrast, ink, figure = max(found, key=lambda kind: kind[0])
-    if contrast < FAINTEST:
+    if contrast < max(FAINTEST, refused / 2):
         raise fault
     return ink, figure
 
@@ -162,7 +170,7 @@ def _off_border(ink):
     """The ink without what is joined to the picture's border: a table, a thumb, the paper's edge."""
     left = ink.clone()
     for shape in _shapes(ink > INK / 2 * ink.max()):
-        if shape[0].any() or shape[-1].any() or shape[:, 0].any() or shape[:, -1].any():
+        if _touches_border(shape):
             left[_grown(shape.float()[None], 9)[0] > 0] = 0
     return left
 
@@ -196,12 +204,15 @@ def _figure(ink):
     """
     shapes = _shapes(ink > INK)
     largest = shapes[0]
-    if largest.float().mean() > 0.5:
+    if largest.float().mean() > 0.5 or _pen(largest) > BLOB * _longer(largest):
         raise Fault(UNCLEAR)
+    holes = [hole for hole in _shapes(~largest) if hole.sum() > 9 and not _touches_border(hole)]
+    if len(holes) > HOLES:
+        raise Fault(CLUTTER)
     figure, area = largest.clone(), largest.sum()
     shapes = [shape for shape in shapes[1:] if shape.sum() > SPECK * area]
     if len(shapes) > 8:
-        raise Fault("the page is cluttered; crop the image to one digit on plain paper")
+        raise Fault(CLUTTER)
     for shape in shapes:
         top, left, bottom, right = _box(largest)
         other_top, other_left, other_bottom, other_right = _box(shape)
@@ -230,20 +241,35 @@ def _shapes(mask):
     return [mask & (label == labels[index]) for index in order]
 
 
+def _touches_border(shape):
+    return bool(shape[0].any() or shape[-1].any() or shape[:, 0].any() or shape[:, -1].any())
+
+
 def _box(mask):
     """(top, left, bottom, right) of the mask, the last two exclusive."""
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     return rows[0].item(), columns[0].item(), rows[-1].item() + 1, columns[-1].item() + 1
 
 
+def _longer(mask):
+    top, left, bottom, right = _box(mask)
+    return max(bottom - top, right - left)
+
+
+def _pen(mask):
+    """The mean width of the mask's strokes: the area over half the outline."""
+    shape = mask.float()[None]
+    outline = shape - _shrunk(shape, 3)
+    return 2 * (shape.sum() / outline.sum().clamp(min=1)).item()
+
+
 def _as_mnist(ink, figure):
     """The figure's ink fitted into 20x20, its strokes as wide as MNIST's, centred by mass in 28x28."""
     shape = figure.float()[None]
+    pen = _pen(figure)
     ink = (ink / INK).clamp(max=1) * _grown(shape, 3)
     top, left, bottom, right = _box(figure)
     longer = max(bottom - top, right - left)
-    edge = shape - _shrunk(shape, 3)
-    pen = 2 * (shape.sum() / edge.sum().clamp(min=1)).item()  # the area over half the outline
     thin, thick = (share * longer for share in PEN)
     if pen < thin:
         ink = _grown(ink, 1 + 2 * round((thin - pen) / 2))

@@ -1,13 +1,14 @@
 """Every picture. Drawn with matplotlib's own canvas, so no screen and no global state is needed."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mnist_sum.errors import Fault
+from mnist_sum.errors import Fault, one_line
 
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 RIGHT, WRONG = "#1a7f37", "#c62828"
@@ -21,7 +22,9 @@ def _figure(width, height):
 
 def _save(figure, path):
     try:
-        figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or "png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what the font lacks
+            figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or "png")
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
         reason = getattr(error, "strerror", None) or error
         raise Fault(f"cannot write the picture {path}: {reason}") from error
@@ -101,8 +104,9 @@ def draw_read(cases, path):
         picture.thumbnail((480, 480))
         original.imshow(picture)
         seen.imshow(np.asarray(case["seen"]), cmap="gray", vmin=0, vmax=255)
-        name = Path(case["file"]).name
-        original.set_title(name if len(name) <= 28 else f"{name[:25]}…", fontsize=9)
+        name = one_line(Path(case["file"]).name)
+        name = name if len(name) <= 28 else f"{name[:25]}…"
+        original.set_title(name, fontsize=9, parse_math=False)
         seen.set_title("what the network saw", fontsize=9)
         for axes in (original, seen):
             axes.axis("off")
@@ -178,8 +182,8 @@ def draw_reliability(curves, title, path):
 
 
 def draw_comparison(names, rows, title, path):
-    """Several models side by side. rows: dicts with parameters, images_per_second, and
-    digit, sum and joint, each (accuracy, low, high) as fractions."""
+    """Several models side by side. names: (model, checkpoint) of each; rows: dicts with parameters,
+    images_per_second, and digit, sum and joint, each (accuracy, low, high) as fractions."""
     figure = _figure(11, 2 + 0.75 * len(names))
     accuracies, speeds = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     places = np.arange(len(names))
@@ -191,9 +195,12 @@ def draw_comparison(names, rows, title, path):
         for value, place in zip(values[:, 0], places + shift, strict=True):
             accuracies.annotate(f"{value:.2f}", (value, place), (0, 5), textcoords="offset points",
                                 ha="center", fontsize=8, color=colour)  # fmt: skip
-    labels = [f"{name}\n{row['parameters']:,} parameters" for name, row in zip(names, rows, strict=True)]
+    labels = [
+        f"{one_line(model)}\n{one_line(path)}\n{row['parameters']:,} parameters"
+        for (model, path), row in zip(names, rows, strict=True)
+    ]
     accuracies.set(xlabel="right (%), with 95% interval", yticks=places, ylim=(len(names) - 0.5, -0.5))
-    accuracies.set_yticklabels(labels)
+    accuracies.set_yticklabels(labels, parse_math=False)
     accuracies.legend()
     accuracies.grid(alpha=0.3, axis="x")
     speeds.barh(places, [row["images_per_second"] for row in rows], height=0.5, color="#9a9a9a")

@@ -58,7 +58,7 @@ NUMBERS = {
     "fixed": "drawn evenly from 0 to 9 once, and the same in every epoch",
 }
 SPLITS = {
-    "standard": "MNIST's own split",
+    "standard": "the data's own split",
     "pooled": "all images in one pool, drawn apart 80 / 20",
     "validation": "the training images alone, drawn apart 5 / 1; the test images were not looked at",
 }
@@ -134,7 +134,7 @@ On {environment["device"]}, {environment["threads"]} threads, {run.precision}, t
 
 Cross-entropy of the digit plus cross-entropy of the sum, in nats: both outputs are choices of one class
 among several, and cross-entropy is the negative log-likelihood of the right one. The weights are
-equal: the losses start near ln 10 and ln 19, so neither drowns the other.
+equal: both losses start near that of an even guess among the possible classes, so neither drowns the other.
 
 ## Evaluation
 

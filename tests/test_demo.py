@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,7 @@ def test_in_a_browser(browser, server):
     page.wait_for("digit 7, 7 + 5 = 12")  # while the button is still down
     page.lift()
     if picture := os.environ.get("MNIST_SUM_SCREENSHOT"):
+        time.sleep(2)  # until the last of the stroke has been read too
         browser.save_screenshot(picture)
     page.find("#number label:nth-of-type(9)").click()
     page.wait_for("digit 7, 7 + 8 = 15")
@@ -310,3 +312,9 @@ def test_in_a_browser(browser, server):
     ]
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith((LOOPBACK, "data:"))] == []
+
+
+def test_without_flags_the_shipped_models_are_shown():
+    arguments = demo.parse([])
+    assert (arguments.port, arguments.checkpoint) == (7860, None)
+    assert next(iter(demo.load_models(arguments.checkpoint or ()))) == DEFAULT_MODEL

@@ -1,6 +1,7 @@
 """Own images: realistic pages that handwriting.py draws, and every odd file."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def jpeg():
         (png_of(100, 100), "damaged"),
         (jpeg()[:900], "damaged"),
         (None, "No such file"),
-        ("folder", "Is a directory"),
+        ("folder", "not a file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line_with_its_name(content, words, tmp_path):
@@ -237,11 +238,39 @@ def many(rng):
     return np.asarray(page)
 
 
-@pytest.mark.parametrize(
-    "page", [blank, half_lit, two_digits, spot, noise, many], ids=lambda page: page.__name__
-)
+def ruled(rng):
+    page = blank(rng)
+    page[20::30] -= 60
+    page[:, 60:62] = (220, 120, 120)
+    return page
+
+
+def sloping_light(rng):
+    return blank(rng) * np.linspace(1, 0.4, 400)[:, None]
+
+
+NOTHING, SEVERAL, OTHER = "nothing to be seen", "more than one", "clutter|no clear|more than one"
+PAGES = {
+    blank: NOTHING,
+    half_lit: "nothing|no clear",
+    sloping_light: NOTHING,
+    ruled: f"{NOTHING}|{OTHER}",
+    two_digits: SEVERAL,
+    spot: "no clear",
+    noise: "nothing|clutter|no clear",
+    many: OTHER,
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.__name__)
 def test_a_page_without_one_clear_digit_is_said_to_be_so(page):
     for seed in range(5):
         image = Image.fromarray(page(np.random.default_rng(seed)).clip(0, 255).astype(np.uint8))
-        with pytest.raises(Fault, match=r"nothing to be seen|more than one|clutter|no clear"):
+        with pytest.raises(Fault, match=PAGES[page]):
             images.prepare(image)
+
+
+def test_a_device_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(Fault, match="not a file"):  # and no waiting for someone to write into it
+        images.load(tmp_path / "pipe.png")

@@ -259,6 +259,23 @@ def test_several_checkpoints_make_one_table_and_one_picture(script, trained, tmp
     assert len(rows) == 2
     assert all("7,364" in row for row in rows)
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    flags = ("--evaluate", "--data", "sample", "--checkpoint", path, "--checkpoint", path, "--json")
+    done = script("inference.py", *flags, "--output", tmp_path / "again.png")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["parameters"] for line in done.stdout.splitlines()] == [7364, 7364]
+    assert (tmp_path / "again.png").stat().st_size > 10_000
+
+
+def test_any_name_of_an_image_is_printed_and_drawn_and_it_is_not_overwritten(script, tmp_path):
+    name = tmp_path / "a\n$\\foo$.png"
+    drawn(4, np.random.default_rng(4)).save(name)
+    done = script("inference.py", "--image", name, "--number", 7, "--output", tmp_path / "read.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a\\n$\\foo$.png: digit 4 (" in done.stdout
+    done = script("inference.py", "--image", name, "--number", 7, "--output", name)
+    assert done.returncode == 1
+    assert "is one of the images" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_report_is_filled_from_the_run(script, tmp_path):
