@@ -12,6 +12,7 @@ from mnist_sum import cli
 LARGEST_PICTURE = 100  # images; more would be too small to look at and take minutes to draw
 MOST_READ = 12  # own images in one picture, each a row
 MISTAKES = 20
+ACCURACIES = ("digit", "sum", "joint")  # in evaluation.Predictions.right's order
 
 
 def main(argv):
@@ -63,7 +64,7 @@ def figures_of(found):
     from mnist_sum import analysis
     from mnist_sum.evaluation import accuracy_interval
 
-    accuracies = dict(zip(("digit", "sum", "joint"), map(accuracy_interval, found.right), strict=True))
+    accuracies = dict(zip(ACCURACIES, map(accuracy_interval, found.right), strict=True))
     return accuracies, {
         "gap": accuracies["digit"][0] - accuracies["sum"][0],
         "consistency": analysis.consistency(found),
@@ -148,8 +149,8 @@ def compare(loaded, device, args, say):
     if args.json:
         for (path, _, stored), row in zip(loaded, rows, strict=True):
             first = {"checkpoint": str(path), "model": stored["model_name"]}
-            values = {f"{output}_accuracy": row[output][0] for output in accuracies}
-            others = {name: value for name, value in row.items() if name not in accuracies}
+            values = {f"{output}_accuracy": row[output][0] for output in ACCURACIES}
+            others = {name: value for name, value in row.items() if name not in ACCURACIES}
             cli.say(json.dumps({**first, **values, **others}))
     else:
         print_comparison(names, rows)
@@ -166,7 +167,7 @@ def print_comparison(names, rows):
     columns = {
         "model": [one_line(f"{model}, {path}") for model, path in names],
         "parameters": [f"{row['parameters']:,}" for row in rows],
-        **{f"{name} (95%)": [percent(row[name]) for row in rows] for name in ("digit", "sum", "joint")},
+        **{f"{name} (95%)": [percent(row[name]) for row in rows] for name in ACCURACIES},
         "gap": [f"{row['gap']:.2%}" for row in rows],
         "consistent": [f"{row['consistency']:.2%}" for row in rows],
         "misread": [f"{row['digit_misread']:,}" for row in rows],
@@ -218,8 +219,8 @@ def read(model, args, say):
             cases.append({**answer, "original": original, "seen": seen, "digit": digit, "sum": total})
     if cases:
         draw_read(cases, args.output)
-        drawn = len(args.image) - failed > len(cases)
-        say(f"picture: {args.output}" + (f" (the first {len(cases)})" if drawn else ""))
+        left_out = len(args.image) - failed > len(cases)
+        say(f"picture: {args.output}" + (f" (the first {len(cases)})" if left_out else ""))
     return 1 if failed else 0
 
 

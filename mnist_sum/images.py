@@ -218,7 +218,7 @@ def _figure(ink):
         other_top, other_left, other_bottom, other_right = _box(shape)
         across = max(other_left - right, left - other_right)
         down = max(other_top - bottom, top - other_bottom)
-        near = max(across, down) < NEAR * max(bottom - top, right - left)
+        near = max(across, down) < NEAR * _longer(largest)
         if shape.sum() > RIVAL * area and (across > 0 or not near):
             raise Fault("there is more than one figure on the page; crop the image to one digit")
         if near and across < 0.1 * (bottom - top):
@@ -269,8 +269,7 @@ def _as_mnist(ink, figure):
     pen = _pen(figure)
     ink = (ink / INK).clamp(max=1) * _grown(shape, 3)
     top, left, bottom, right = _box(figure)
-    longer = max(bottom - top, right - left)
-    thin, thick = (share * longer for share in PEN)
+    thin, thick = (share * _longer(figure) for share in PEN)
     if pen < thin:
         ink = _grown(ink, 1 + 2 * round((thin - pen) / 2))
     elif pen > thick:
