@@ -3,7 +3,6 @@
 import ctypes
 
 import torch
-from torch import nn
 
 from mnist_sum.errors import Fault
 
@@ -11,7 +10,6 @@ from mnist_sum.errors import Fault
 # then paid for page by page. Activations of a batch are that large and are freed in every step.
 LARGEST_KEPT_BLOCK = 1 << 30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-NARROW = 16  # channels; below it PyTorch's channels_last BatchNorm is up to 20 times slower on a CPU
 
 
 def choose_device(wanted):
@@ -45,13 +43,8 @@ def choose_precision(wanted, device):
 
 
 def place(model, device):
-    """Move the model to the device, in the memory format that is fastest there; returns it.
-
-    channels_last, unless the device is a CPU and the model normalises narrow layers.
-    """
-    narrow = any(isinstance(m, nn.BatchNorm2d) and m.num_features < NARROW for m in model.modules())
-    contiguous = device.type == "cpu" and narrow
-    return model.to(device, memory_format=torch.contiguous_format if contiguous else torch.channels_last)
+    """Move the model to the device, in the memory format that is fastest there; returns it."""
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def keep_freed_memory():

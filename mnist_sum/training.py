@@ -27,7 +27,7 @@ from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
 from mnist_sum.loss import summed_loss
 from mnist_sum.metrics import averages, batch_sums, no_sums
-from mnist_sum.normalisation import globally_normalised
+from mnist_sum.normalisation import batch_normalised
 from mnist_sum.randomness import derived_seed, generator
 from mnist_sum.recipes import Recipe
 
@@ -111,7 +111,7 @@ def fit(run, train_split, test_split):
     train_set = MnistSum(train_split, run.seed, run.recipe.numbers, device)
     test_set = MnistSum(test_split[share(len(test_split))], device=device)
     check_batches(run, len(train_set))
-    model = replicated(globally_normalised(run.model))
+    model = replicated(batch_normalised(run.model))
     while run.epoch < run.recipe.epochs:
         started = time.perf_counter() - run.seconds
         try:

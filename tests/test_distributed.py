@@ -18,7 +18,7 @@ from torch import nn
 
 from mnist_sum import checkpoint, distributed, models
 from mnist_sum.distributed import add_up, agreed, from_first, joined, replicated, share
-from mnist_sum.normalisation import globally_normalised
+from mnist_sum.normalisation import batch_normalised
 
 ROOT = Path(__file__).resolve().parent.parent
 AS_TORCHRUN = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -133,12 +133,12 @@ def test_the_shares_are_all_of_it_in_order_each_once_and_as_equal_as_can_be(coun
 def test_one_process_alone_has_no_group_and_works_on_its_own_model(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    model, tensor = models.build("compact"), torch.ones(2)
+    model, tensor = models.build("large"), torch.ones(2)
     with joined("cpu") as device:
         assert device == torch.device("cpu")
         assert not torch.distributed.is_initialized()
         assert (distributed.size(), distributed.rank(), share(7)) == (1, 0, slice(0, 7))
-        assert replicated(globally_normalised(model)) is model
+        assert replicated(batch_normalised(model)) is model
         assert add_up(tensor) is tensor and tensor.tolist() == [1, 1]
         assert (agreed(None), agreed(15), from_first("text")) == (None, 15, "text")
 
@@ -149,7 +149,7 @@ import dataclasses, sys
 import torch
 from torch import nn
 from mnist_sum import checkpoint, dataset, distributed, metrics, training
-from mnist_sum.normalisation import GlobalBatchNorm, globally_normalised
+from mnist_sum.normalisation import BatchNorm, batch_normalised
 from mnist_sum.recipes import RECIPES
 
 torch.set_num_threads(1)
@@ -157,7 +157,7 @@ torch.set_num_threads(1)
 
 def normalised(norm, x):
     mine = x[distributed.share(len(x))].clone().requires_grad_()
-    y = GlobalBatchNorm(norm)(mine)
+    y = BatchNorm(norm)(mine)
     (y * torch.arange(y.numel()).view_as(y).cos() * (1 + distributed.rank())).sum().backward()
     weights = distributed.add_up(norm.weight.grad), distributed.add_up(norm.bias.grad)
     return y.detach(), mine.grad, *weights, norm.running_mean, norm.running_var

@@ -325,24 +325,28 @@ def our_run(model, precision, batch_size=None):
 
 def epoch_ours(folder, images, precision, copies=1):
     from mnist_sum import training
+    from mnist_sum.normalisation import batch_normalised
 
     train_set = our_set(folder, images, int(copies))
     run = our_run("compact", precision)
+    model = batch_normalised(run.model)
     started = time.perf_counter()
-    training.train_epoch(run, run.model, train_set)
+    training.train_epoch(run, model, train_set)
     return {"seconds": time.perf_counter() - started}
 
 
-def loop(folder, model, images):
+def loop(folder, name, images):
     """Seconds a step: in train_epoch, on one fixed batch without the loop, and the loop's parts."""
     import torch
 
     from mnist_sum import augment, dataset, training
     from mnist_sum.loss import summed_loss
     from mnist_sum.metrics import batch_sums, no_sums
+    from mnist_sum.normalisation import batch_normalised
     from mnist_sum.randomness import generator
 
-    run = our_run(model, "auto")
+    run = our_run(name, "auto")
+    model = batch_normalised(run.model)
     train_set = our_set(folder, images)
     steps = len(dataset.batches(len(train_set), run.recipe.batch_size, 0, 0))
     order = torch.arange(min(run.recipe.batch_size, len(train_set)))
@@ -358,20 +362,20 @@ def loop(folder, model, images):
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16"):
-            logits = run.model(image, number)
+            logits = model(image, number)
         loss, *_ = summed_loss(*logits, digit, total)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
 
-    run.model.train()
+    model.train()
     run.optimizer.param_groups[0]["lr"] = 1e-6  # the same work, and no divergence on one batch
     fixed = [timed(step, max(1, steps // 2))]
     started = time.perf_counter()
-    training.train_epoch(run, run.model, train_set)
+    training.train_epoch(run, model, train_set)
     in_loop = (time.perf_counter() - started) / steps
     fixed.append(timed(step, max(1, steps // 2)))
-    logits = [values.detach() for values in run.model(image, number)]
+    logits = [values.detach() for values in model(image, number)]
     losses = [torch.zeros(()), torch.zeros(())]
     sums = no_sums("cpu")
     parts = {
