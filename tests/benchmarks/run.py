@@ -233,6 +233,23 @@ def race(args):
                   f"| {base / median:.1f} |")  # fmt: skip
 
 
+def gpu(args):
+    """On a CUDA device: an epoch of compact and the data's share of it, and tiny to 99.0 / 99.0, with
+    start-up and warm-up apart."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("(left out: no CUDA device here)")
+        return
+    found = [measured(args, "on_device", "cuda", share(args)) for _ in range(args.repeats)]
+    print("| | median (s) | range |\n|---|---|---|")
+    for name in found[0]["phases"]:
+        values = [row["phases"][name] for row in found]
+        print(f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |")
+    reached = sum(row["reached"] for row in found)
+    print(f"\n99.0 / 99.0 was reached by {reached} of {len(found)} runs of tiny.")
+
+
 PARTS = {
     "data": data,
     "epoch": epoch,
@@ -242,6 +259,7 @@ PARTS = {
     "inference": inference,
     "memory": memory,
     "race": race,
+    "gpu": gpu,
 }
 
 
@@ -388,6 +406,63 @@ def loop(folder, name, images):
     return {"loop": in_loop, "fixed": statistics.mean(fixed), "parts": parts}
 
 
+def on_device(folder, name, images):
+    """Seconds of a training process's phases on the device of that name."""
+    started = time.perf_counter()
+    import dataclasses
+
+    import torch
+
+    from mnist_sum import dataset, device, training
+    from mnist_sum.normalisation import batch_normalised
+    from mnist_sum.recipes import RECIPES
+
+    target = torch.device(name)
+    phases = {}
+
+    def ended(phase):
+        nonlocal started
+        if target.type == "cuda":
+            torch.cuda.synchronize()
+        phases[phase] = time.perf_counter() - started
+        started = time.perf_counter()
+
+    torch.zeros(1, device=target)
+    ended("start-up: imports, device")
+    whole = dataset.load("mnist", folder, limit=int(images))
+    train_set = dataset.MnistSum(whole.train, device=target)
+    ended("data, from disk to the device")
+    precision = device.choose_precision("auto", target)
+    run = training.new_run("compact", RECIPES["compact"], 0, target, precision)
+    model = batch_normalised(run.model)
+
+    def epoch():
+        training.train_epoch(run, model, train_set)
+        run.epoch, run.step, run.sums = run.epoch + 1, 0, None
+
+    epoch()
+    ended("compact, warm-up: the first epoch")
+    for _ in range(4):
+        epoch()
+    ended("compact, an epoch of the next four")
+    phases["compact, an epoch of the next four"] /= 4
+    train_set.set_epoch(1)
+    for batch in dataset.batches(len(train_set), 512, 0, 1, target):
+        train_set[batch]
+    ended("compact, a pass over the data alone")
+
+    def tiny_run(epochs):
+        recipe = dataclasses.replace(RECIPES["tiny"], epochs=epochs)
+        return training.fit(training.new_run("tiny", recipe, 0, target, precision), whole.train, whole.test)
+
+    list(tiny_run(1))
+    ended("tiny, warm-up: one epoch of another run")
+    rows = ((row["test_digit_accuracy"], row["test_sum_accuracy"]) for row in tiny_run(3))
+    end = first_to_reach(rows, (0.99, 0.99))
+    phases["tiny, to 99.0 / 99.0, tests included"] = end["seconds"]
+    return {"phases": phases, "reached": end["reached"]}
+
+
 def throughput(folder, model, repeats):
     import torch
 
@@ -487,7 +562,7 @@ def speedrun(folder, seed, digit, total):
 WORKERS = {
     worker.__name__: worker
     for worker in (imports, pass_seeds, pass_ours, epoch_seeds, epoch_ours, loop, throughput)
-    + (tiny, seed_004, speedrun)
+    + (tiny, seed_004, speedrun, on_device)
 }
 
 if __name__ == "__main__":
