@@ -11,20 +11,17 @@ ROTATION = math.radians(8)  # each way, as all of these
 SCALE = 0.08  # of the size
 SHEAR = 0.1  # of the height, sideways
 SHIFT = 1.5 / 14  # one and a half pixels, in units of half an image
-STRENGTHS = {"affine": 1.0, "strong": 1.5}  # of all these, by the recipe's name for it
 BACKGROUND = -MEAN / STD
 
 
-def affine_draws(count, generator, device, strength=1.0):
-    """What decides how far each of `count` images is moved: (6, count), on the device.
-
-    Uniform in [-strength, strength).
+def affine_draws(count, generator, device):
+    """What decides how far each of `count` images is moved: (6, count) in [-1, 1), on the device.
 
     Drawn by the (CPU) generator, so they are the same on every device. From page-locked memory they
     go to a GPU without waiting for the steps that it has still to do.
     """
     draws = torch.rand(6, count, generator=generator, pin_memory=device.type == "cuda")
-    return draws.mul_(2).sub_(1).mul_(strength).to(device, non_blocking=True)
+    return draws.mul_(2).sub_(1).to(device, non_blocking=True)
 
 
 def random_affine(images, draws):

@@ -53,6 +53,7 @@ TYPES = {
 
 def save(path, run, data):
     """Write the run to path, whole or not at all. data: what describe_data() said of its data."""
+    finished = run.epoch == run.recipe.epochs  # and has no step to do that would need momenta
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -61,7 +62,7 @@ def save(path, run, data):
         "seed": run.seed,
         "precision": run.precision,
         "model": {name: _plain(tensor) for name, tensor in run.model.state_dict().items()},
-        "optimizer": _plain(run.optimizer.state_dict()),
+        "optimizer": {"state": {}} if finished else _plain(run.optimizer.state_dict()),
         "epoch": run.epoch,
         "step": run.step,
         "seconds": run.seconds,
@@ -279,7 +280,8 @@ def _check_optimizer(content, optimizer):
     state = content["optimizer"].get("state")
     if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
         raise _Unfit("has an optimizer without a state")
-    if content["epoch"] == content["step"] == 0 and not state:
+    unused = content["epoch"] == content["recipe"]["epochs"] or content["epoch"] == content["step"] == 0
+    if unused and not state:
         content["optimizer"] = optimizer.state_dict()
         return
     for parameter in optimizer.param_groups[0]["params"]:

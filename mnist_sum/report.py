@@ -65,7 +65,6 @@ SPLITS = {
 AUGMENTATIONS = {
     "none": "Images are used as they are.",
     "affine": "Every training image is rotated, scaled, sheared and shifted a little, anew in every epoch.",
-    "strong": "Every training image is rotated, scaled, sheared and shifted, anew in every epoch.",
 }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mnist_sum import models
-from mnist_sum.augment import STRENGTHS, affine_draws, random_affine
+from mnist_sum.augment import affine_draws, random_affine
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.device import place
 from mnist_sum.distributed import add_up, agreed, rank, replicated, share, size
@@ -143,14 +143,13 @@ def train_epoch(run, model, train_set):
     first, steps = run.epoch * len(parts), run.recipe.epochs * len(parts)
     if run.sums is None or rank() > 0:  # what was before a stop is the first process's to count
         run.sums = no_sums(device)
-    strength = STRENGTHS.get(run.recipe.augmentation)
     model.train()
     for batch in progress_bar(parts[run.step :], run, len(parts)):
         mine = share(len(batch))
         (image, number), (digit, total) = train_set[batch[mine]]
-        if strength is not None:
+        if run.recipe.augmentation == "affine":
             draws = generator(run.seed, "affine", run.epoch, run.step)
-            image = random_affine(image, affine_draws(len(batch), draws, device, strength)[:, mine])
+            image = random_affine(image, affine_draws(len(batch), draws, device)[:, mine])
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
         torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step) + rank())
