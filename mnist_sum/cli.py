@@ -106,7 +106,7 @@ def train_parser():
     parser.add_argument(
         "--batch-size", type=whole_number, metavar="N",
         help="images a step (default: the model's recipe, below; on less data than MNIST's "
-        "60,000 images smaller in proportion, at least 16)",
+        "60,000 images smaller in proportion, at least 16, tiny's and large's 128)",
     )  # fmt: skip
     parser.add_argument(
         "--lr", type=positive_number, metavar="RATE", help=f"learning rate, or its peak {recipe}"

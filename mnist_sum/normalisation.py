@@ -1,8 +1,9 @@
 """Batch normalisation for training, where PyTorch's own does not serve.
 
 nn.BatchNorm takes a process's share of a batch for the batch, and N processes would train another
-model than one does; SyncBatchNorm takes the whole batch but refuses CPU tensors. And on a CPU the
-backward pass of both, in channels_last, is up to 15 times slower below 16 channels.
+model than one does; SyncBatchNorm takes the whole batch but refuses CPU tensors. And with several
+threads nn.BatchNorm's backward pass, in channels_last, is many times slower below 16 channels: each
+thread adds to sums of its own after every place, and those of several lie in one cache line.
 """
 
 import copy
@@ -14,8 +15,8 @@ from torch.nn.functional import batch_norm
 
 from mnist_sum.distributed import add_up, rank, size
 
-NARROW = 16  # channels; fewer do not fill a vector register
-VECTOR = 32  # values in one, at most
+NARROW = 16  # channels; the sums of fewer do not fill a cache line
+VECTOR = 32  # values in a vector register, at most
 
 
 def batch_normalised(model):
@@ -65,8 +66,8 @@ class Normalised(torch.autograd.Function):
 
     A few places of every map are laid side by side and count as channels of their own, lanes, which
     is what makes it fast. Their mean, and the variance about it, come from each lane's own mean and
-    variance (Chan et al. 1979), so nothing large is ever taken from something large; and those of all
-    processes in the same way, in one exchange.
+    variance (Chan et al. 1979), so no variance is a small rest of large sums; and those of all processes
+    in the same way, in one exchange.
     """
 
     @staticmethod

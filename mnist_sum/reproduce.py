@@ -10,9 +10,11 @@ import argparse
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from mnist_sum import cli
+from mnist_sum.errors import Fault
 from mnist_sum.recipes import RECIPES
 
 # The best solution of the same task that was found: arg-max of the digit fed to the adder.
@@ -66,10 +68,14 @@ def train(name, seed, data_dir, folder):
     from mnist_sum import checkpoint, runs
 
     path = folder / runs.CHECKPOINT
-    if not path.exists():
+    stored = checkpoint.load(path) if path.exists() else None
+    if stored is None:
         flags = ["--model", name, "--seed", str(seed), "--data", "mnist", "--save"]
         flags += ["--output-dir", str(folder)]
-    elif checkpoint.load(path)["epoch"] < RECIPES[name].epochs:
+    elif stored["recipe"] != asdict(RECIPES[name]):
+        raise Fault(f"{folder} holds a run by another recipe than {name}'s of this version; move it away, "
+                    "or choose another --output-dir")  # fmt: skip
+    elif stored["epoch"] < RECIPES[name].epochs:
         flags = ["--resume", str(folder)]
     else:
         return True

@@ -32,6 +32,22 @@ def test_a_saved_run_comes_back_whole(name, few, tmp_path):
         assert all(torch.equal(value, theirs[index][key]) for key, value in entry.items())
 
 
+def test_only_a_finished_run_may_lack_its_optimizers_state(few, tmp_path):
+    run = new_run("tiny", dataclasses.replace(RECIPES["tiny"], epochs=2, batch_size=16), 3, CPU, "fp32")
+    sizes = []
+    for _ in fit(run, few.train, few.test):
+        checkpoint.save(tmp_path / "c.pt", run, checkpoint.describe_data(few))
+        sizes.append((tmp_path / "c.pt").stat().st_size)
+        _, content = checkpoint.load_run(tmp_path / "c.pt", CPU)
+    assert sizes[1] < 0.7 * sizes[0]
+    assert content["epoch"] == 2
+    run.epoch, run.history = 1, run.history[:1]
+    run.optimizer.state.clear()
+    checkpoint.save(tmp_path / "c.pt", run, checkpoint.describe_data(few))
+    with pytest.raises(Fault, match="optimizer state"):
+        checkpoint.load(tmp_path / "c.pt")
+
+
 def test_a_loaded_model_predicts_what_the_saved_one_did(few, tmp_path):
     run = new_run("compact", RECIPES["compact"], 0, CPU, "fp32")
     checkpoint.save(tmp_path / "c.pt", run, checkpoint.describe_data(few))

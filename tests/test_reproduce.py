@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mnist_sum import checkpoint, dataset, reproduce
+from mnist_sum.errors import Fault
 from mnist_sum.evaluation import predictions
 from mnist_sum.recipes import RECIPES
 from mnist_sum.training import fit, new_run
@@ -46,13 +47,21 @@ def test_a_run_is_started_resumed_or_left_alone(finished, monkeypatch):
         "run",
         lambda command, check: commands.append(command) or type("Done", (), {"returncode": 0}),
     )
-    monkeypatch.setitem(RECIPES, "compact", dataclasses.replace(RECIPES["compact"], epochs=2))
+    recipe = dataclasses.replace(RECIPES["compact"], epochs=2, batch_size=16)
+    monkeypatch.setitem(RECIPES, "compact", recipe)
     for folder in ("compact-0", "compact-1", "compact-2"):
         assert reproduce.train("compact", 2, "data", finished / folder)
     resumed, started = commands
     assert resumed[2:4] == ["--resume", str(finished / "compact-1")]
     assert started[started.index("--seed") + 1] == "2"
     assert "--save" in started
+
+
+def test_a_run_by_another_recipe_is_not_taken_for_this_ones(finished, monkeypatch):
+    recipe = dataclasses.replace(RECIPES["compact"], epochs=2, batch_size=16, learning_rate=0.1)
+    monkeypatch.setitem(RECIPES, "compact", recipe)
+    with pytest.raises(Fault, match="another recipe"):
+        reproduce.train("compact", 0, "data", finished / "compact-0")
 
 
 def test_a_run_that_fails_ends_the_command(monkeypatch, tmp_path):
