@@ -1,4 +1,4 @@
-"""Our batch normalisation (of narrow layers, in one process) against PyTorch's, in float64."""
+"""Our batch normalisation (in one process) against PyTorch's, in float64."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_the_lanes_fill_vectors_without_a_rest_and_copy_nothing(channels, width)
     assert wide.data_ptr() == x.data_ptr()
 
 
-def test_only_narrow_layers_are_replaced_and_their_tensors_stay_the_models():
+def test_only_layers_that_share_a_cache_line_are_replaced_and_their_tensors_stay_the_models():
     model = models.build("compact")
     twin = batch_normalised(model)
     kinds = [type(module) for module in twin.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
