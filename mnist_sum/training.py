@@ -152,7 +152,9 @@ def train_epoch(run, model, train_set):
             image = random_affine(image, affine_draws(len(batch), draws, device)[:, mine])
         rate = learning_rate(run.recipe, first + run.step, steps)
         run.optimizer.param_groups[0]["lr"] = rate
-        torch.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step) + rank())
+        # torch.manual_seed also asks devices that are not there, and takes half a millisecond for it.
+        dropout = torch.cuda if device.type == "cuda" else torch.default_generator
+        dropout.manual_seed(derived_seed(run.seed, "dropout", run.epoch, run.step) + rank())
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             digit_logits, sum_logits = model(image, number)
         loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
