@@ -180,7 +180,7 @@ def draw(run, data, folder):
 
     from mnist_sum import plots
     from mnist_sum.randomness import generator
-    from mnist_sum.summary import layer_rows, sees_number
+    from mnist_sum.summary import layer_inputs, layer_rows
 
     name = f"{run.model_name} on {data.name}"
     plots.draw_history(run.history, "train", f"{name}: training", folder / "training.png")
@@ -190,8 +190,8 @@ def draw(run, data, folder):
     numbers = torch.randint(10, (20,), generator=draws).tolist()
     images, digits = data.train.images[index], data.train.digits[index].tolist()
     plots.draw_samples(images, digits, numbers, folder / "samples.png")
-    rows, seen = layer_rows(run.model), sees_number(run.model)
-    plots.draw_model(rows, seen, run.model_name, folder / "model.png")
+    rows, inputs = layer_rows(run.model), layer_inputs(run.model)
+    plots.draw_model(rows, inputs, run.model_name, folder / "model.png")
 
 
 def write_report(run, data, folder, device, say):

@@ -1,6 +1,6 @@
 """The exhaustive test: every test image with each of the ten numbers.
 
-No figure depends on a draw. A model's encode() reads each image once, and join() adds each of the
+No figure depends on a draw. A model's encode() is asked once for each image, and join() adds each of the
 ten numbers to what was read.
 """
 

@@ -6,10 +6,17 @@ from torch.nn.functional import cross_entropy
 def digit_and_sum_loss(digit_logits, sum_logits, digit, total):
     """The two cross-entropies in nats, each averaged over the batch, as a pair of scalars.
 
-    digit_logits (B, 10) and sum_logits (B, 19) are raw, of any float type; digit and total are
-    (B,) class indices. The softmax is taken in float32.
+    digit_logits (..., B, 10) and sum_logits (..., B, 19) are raw, of any float type; digit and total
+    are (B,) class indices. The softmax is taken in float32. Where there are several readings of each
+    image, the average is over theirs too: each has a loss of its own.
     """
-    return cross_entropy(digit_logits.float(), digit), cross_entropy(sum_logits.float(), total)
+    return mean_cross_entropy(digit_logits, digit), mean_cross_entropy(sum_logits, total)
+
+
+def mean_cross_entropy(logits, target):
+    """Cross-entropy in nats of logits (..., B, C) against target (B,), averaged over all but C."""
+    every_target = target.expand(logits.shape[:-1])
+    return cross_entropy(logits.float().flatten(0, -2), every_target.flatten())
 
 
 def summed_loss(digit_logits, sum_logits, digit, total):

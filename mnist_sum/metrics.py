@@ -17,13 +17,15 @@ def no_sums(device):
 def batch_sums(digit_loss, sum_loss, digit_logits, sum_logits, digit, total):
     """The sums of one batch, float64 (6,).
 
-    The losses are the batch's means in nats; logits (B, 10) and (B, 19); digit and total (B,).
+    The losses are the batch's means in nats; logits (..., B, 10) and (..., B, 19); digit and total
+    (B,). Where there are several readings of each image, a case counts by the share that is right.
     """
-    digit_right = digit_logits.argmax(1) == digit
-    sum_right = sum_logits.argmax(1) == total
-    counts = torch.stack((digit_right, sum_right, digit_right & sum_right)).sum(1)
+    digit_right = digit_logits.argmax(-1) == digit
+    sum_right = sum_logits.argmax(-1) == total
+    right = torch.stack((digit_right, sum_right, digit_right & sum_right)).flatten(1)
+    counts = right.sum(1).double() / (right.shape[1] / len(digit))
     losses = torch.stack((digit_loss.detach(), sum_loss.detach())).double() * len(digit)
-    return torch.cat((losses, counts.double(), counts.new_full((1,), len(digit)).double()))
+    return torch.cat((losses, counts, losses.new_full((1,), len(digit))))
 
 
 def averages(sums):

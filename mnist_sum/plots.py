@@ -246,40 +246,57 @@ def draw_parameters(models, others, path):
     _save(figure, path)
 
 
-def draw_model(rows, sees_number, name, path):
+def in_columns(begins, per_column):
+    """The (column, row) of each block: down, and right where a column is full or a block begins one."""
+    places, column, row = [], 0, 0
+    for begins_column in begins:
+        if row == per_column or begins_column:
+            column, row = column + 1, 0
+        places.append((column, row))
+        row += 1
+    return places
+
+
+def draw_model(rows, inputs, name, path):
     """The layers in the order they run, down and then right.
 
-    rows as summary.layer_rows gives them; sees_number tells for each whether its output depends on
-    the number: those are drawn in the sum's colour, and the number's arrow points at the first. Where
-    no layer's does, the addition itself is drawn as the last step.
+    rows as summary.layer_rows gives them, inputs as summary.layer_inputs. Layers whose output depends
+    on the number are drawn in the sum's colour, and the number's arrow points at the first. Where no
+    layer's does, the addition itself is drawn as the last step. Each layer that reads the image again
+    begins a new column.
     """
-    blocks = [("image", "[-1, 1, 28, 28]", 0, False)]
-    blocks += [(*row, seen) for row, seen in zip(rows, sees_number, strict=True)]
-    if not any(sees_number):
-        blocks.append(("addition", "[-1, 19]", 0, True))
-    columns = math.ceil((len(blocks) - 1) / 18)
-    per_column = math.ceil(len(blocks) / columns)
+    blocks = [("image", "[-1, 1, 28, 28]", 0, False, False)]
+    blocks += [(*row, *ways) for row, ways in zip(rows, inputs, strict=True)]
+    again = [index > 1 and reads_image for index, (*_, reads_image, _) in enumerate(blocks)]
+    if not any(sees_number for _, sees_number in inputs):
+        blocks.append(("mean, addition" if any(again) else "addition", "[-1, 19]", 0, False, True))
+        again.append(False)
+    per_column = math.ceil(len(blocks) / math.ceil((len(blocks) - 1) / 18))
+    places = in_columns(again, per_column)
+    columns = places[-1][0] + 1
     figure = _figure(4.6 * columns, 0.42 * per_column + 0.8)
     axes = figure.subplots()
     axes.set(xlim=(0, columns), ylim=(per_column, -0.3))
     axes.axis("off")
     joined = False
-    for index, (layer, shape, parameters, seen) in enumerate(blocks):
-        column, row = divmod(index, per_column)
+    for block, (column, row), is_again in zip(blocks, places, again, strict=True):
+        layer, shape, parameters, _, seen = block
         kind = layer.partition("-")[0]
         size = f"   {parameters:,} parameters" if parameters else ""
-        face = "white" if index == 0 else "#fbdcc4" if seen else "#cfe3f5"
+        face = "white" if layer == "image" else "#fbdcc4" if seen else "#cfe3f5"
         box = dict(boxstyle="round,pad=0.3", facecolor=face, edgecolor="#777777")
         text = f"{kind}   {shape.replace('-1, ', '')}{size}"
         axes.text(column + 0.55, row + 0.5, text, ha="center", va="center", fontsize=8, bbox=box)
         if row:
             axes.plot([column + 0.55] * 2, [row - 0.5, row + 0.5], color="#777777", linewidth=1, zorder=0)
+        arrows = [("image", "#777777")] if is_again else []
         if seen and not joined:
             joined = True
-            arrow = dict(arrowstyle="-|>", color=SUM)
-            at = (column + 0.27, row + 0.5)
-            axes.annotate("number\n[10]", at, (column + 0.03, row + 0.5), fontsize=8, color=SUM,
-                          va="center", arrowprops=arrow)  # fmt: skip
+            arrows.append(("number\n[10]", SUM))
+        for label, colour in arrows:
+            at, start = (column + 0.27, row + 0.5), (column + 0.03, row + 0.5)
+            axes.annotate(label, at, start, fontsize=8, color=colour, va="center",
+                          arrowprops=dict(arrowstyle="-|>", color=colour))  # fmt: skip
     total = sum(parameters for _, _, parameters in rows)
     title = f"{name}: {total:,} parameters\nlayers in the order they run; orange: the number reaches it"
     axes.set_title(title, fontsize=10)

@@ -150,7 +150,8 @@ figures are those of the last epoch, not of the best.
 
 ## Log
 
-Losses and accuracies are digit / sum; those of training are means over the epoch while the weights move.
+Losses and accuracies are digit / sum; those of training are means over the epoch while the weights
+move, and over the members of an ensemble.
 
 | epoch | lr | seconds | training loss | right | {part} loss | right |
 |---|---|---|---|---|---|---|

@@ -33,24 +33,32 @@ def layer_rows(model):
     return [(layer, shape, int(parameters.replace(",", ""))) for layer, shape, parameters in rows]
 
 
-def sees_number(model):
-    """For each of the table's rows, whether the layer's output depends on the number."""
+def layer_inputs(model):
+    """For each of the table's rows, whether it is a layer that reads the image itself, and whether its
+    output depends on the number: a list of pairs of bools."""
     twin = copy.deepcopy(model).cpu().eval()
-    outputs = []
+    image, numbers = torch.ones(1, 1, 28, 28), torch.eye(10)
+    calls = []
+
+    def note(module, inputs, output):
+        is_layer = not any(module.children())
+        calls.append((is_layer and inputs[0].shape[1:] == image.shape[1:], output))
+
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        module.register_forward_hook(note)
         for module in twin.modules()
         if module is not twin and not isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList))
     ]
-    image, numbers = torch.ones(1, 1, 28, 28), torch.eye(10)
     with torch.no_grad():
         twin(image, numbers[:1])
-        first = list(outputs)
-        outputs.clear()
+        first = list(calls)
+        calls.clear()
         twin(image, numbers[9:])
     for hook in hooks:
         hook.remove()
-    return [not _equal(one, two) for one, two in zip(first, outputs, strict=True)]
+    return [
+        (reads_image, not _equal(one, two)) for (reads_image, one), (_, two) in zip(first, calls, strict=True)
+    ]
 
 
 def _equal(one, two):

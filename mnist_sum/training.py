@@ -102,7 +102,8 @@ def fit(run, train_split, test_split):
 
     The row's keys are ROW: epoch (from 1), lr (of the epoch's first step), seconds (training and
     test), and for both splits the losses in nats and the accuracies as fractions.
-    Training figures are means over the epoch's steps while the weights move; test figures are those
+    Training figures are means over the epoch's steps while the weights move, and over the members of
+    an ensemble; test figures are those
     of the exhaustive test after it. Raises Fault at the end of an epoch in which the loss or the
     weights were not finite, before its row, and Stopped when run.stop_signal is set, in one process
     or another.

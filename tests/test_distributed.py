@@ -133,7 +133,7 @@ def test_the_shares_are_all_of_it_in_order_each_once_and_as_equal_as_can_be(coun
 def test_one_process_alone_has_no_group_and_works_on_its_own_model(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    model, tensor = models.build("large"), torch.ones(2)
+    model, tensor = models.build("channel_fusion"), torch.ones(2)
     with joined("cpu") as device:
         assert device == torch.device("cpu")
         assert not torch.distributed.is_initialized()
@@ -188,6 +188,7 @@ with distributed.joined("cpu"):
         before = {key: value.clone() for key, value in norm.state_dict().items()}
         results["norms"][shape, mean] = x, before, normalised(norm, x)
     results["runs"]["tiny"] = trained("tiny", 101, learning_rate=0.01)
+    results["runs"]["large"] = trained("large", 101, learning_rate=1e-3)
     results["runs"]["channel_fusion"] = trained(
         "channel_fusion", 101, optimizer="sgd", learning_rate=1e-3)
     results["runs"]["deep_adder"] = trained("deep_adder", 48)
@@ -230,7 +231,7 @@ def test_batch_normalisation_over_two_processes_is_that_of_the_whole_batch(shape
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("name", ["tiny", "channel_fusion"])
+@pytest.mark.parametrize("name", ["tiny", "large", "channel_fusion"])
 def test_two_processes_train_the_weights_that_one_trains(name, results):
     (weights, rows, counts, _), (same, same_rows, same_counts, keys), other = (
         each["runs"][name] for each in results

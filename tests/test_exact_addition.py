@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mnist_sum import models
+from mnist_sum.augment import BACKGROUND
 from mnist_sum.dataset import MnistSum, one_hot
 from mnist_sum.evaluation import predictions
-from mnist_sum.loss import digit_and_sum_loss
+from mnist_sum.loss import digit_and_sum_loss, summed_loss
 from mnist_sum.models.exact_addition import add_exactly
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -61,6 +62,38 @@ def test_the_sums_loss_is_the_digits_loss():
         logits, add_exactly(logits, one_hot(numbers)), digits, digits + numbers
     )
     torch.testing.assert_close(digit_loss, sum_loss)
+
+
+def test_several_readings_are_added_to_as_each_alone():
+    number, logits = one_hot(torch.arange(100) % 10), torch.randn(3, 100, 10)
+    for reading, sums in zip(logits, add_exactly(logits, number), strict=True):
+        assert torch.equal(sums, add_exactly(reading, number))
+
+
+def test_the_answer_is_the_mean_of_the_readings():
+    tiny, large = models.build("tiny").eval(), models.build("large").eval()
+    image = torch.full((2, 1, 28, 28), BACKGROUND)
+    image[:, :, 4:24, 4:24] = torch.randn(2, 1, 20, 20)
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), value=BACKGROUND)
+    places = [(1, 1), (0, 0), (2, 2)]  # the first row and column of what is read
+    readings = [tiny.readers[0](padded[:, :, y : y + 28, x : x + 28]) for y, x in places]
+    torch.testing.assert_close(tiny.encode(image), torch.stack(readings).mean(0))
+    torch.testing.assert_close(
+        large.encode(image), torch.stack([read(image) for read in large.readers]).mean(0)
+    )
+
+
+def test_each_reader_learns_by_its_own_loss_alone():
+    large, image, digit = models.build("large"), torch.randn(8, 1, 28, 28), torch.arange(8)
+    number = one_hot(torch.arange(8))
+    summed_loss(*large(image, number), digit, 2 * digit)[0].backward()
+    reader = large.readers[3]
+    together = [weight.grad.clone() for weight in reader.parameters()]
+    reader.zero_grad()
+    alone = reader(image)
+    summed_loss(alone, add_exactly(alone, number), digit, 2 * digit)[0].backward()
+    for one, other in zip(together, reader.parameters(), strict=True):
+        torch.testing.assert_close(one, other.grad / 5)
 
 
 def test_a_sum_is_right_exactly_when_its_digit_is(few):

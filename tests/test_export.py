@@ -144,7 +144,7 @@ def test_the_comparison_finds_one_changed_row_of_weights(factor, tiny):
     model, _ = checkpoint.load_model(path, CPU)
     assert max(export.largest_differences(content, model).values()) <= 1e-5
     with torch.no_grad():
-        model.reader[-1].weight[3].mul_(factor)
+        model.readers[0][-1].weight[3].mul_(factor)
     with pytest.raises(Fault, match="does not repeat"):
         export.largest_differences(content, model)
 
@@ -153,11 +153,11 @@ def test_the_comparison_finds_one_changed_row_of_weights(factor, tiny):
 def test_the_comparison_finds_a_changed_prediction_however_close(tiny):
     model, stored = checkpoint.load_model(tiny[0], CPU)
     with torch.no_grad():  # all digits alike but one, ahead by less than the tolerance
-        model.reader[-1].weight.zero_()
-        model.reader[-1].bias.zero_()[4] = 1e-4
+        model.readers[0][-1].weight.zero_()
+        model.readers[0][-1].bias.zero_()[4] = 1e-4
     content = export.onnx_file(model, stored)
     with torch.no_grad():
-        model.reader[-1].bias[5] = 2e-4
+        model.readers[0][-1].bias[5] = 2e-4
     with pytest.raises(Fault, match="1 predictions changed"):
         export.largest_differences(content, model)
 

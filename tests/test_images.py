@@ -34,12 +34,12 @@ def seven(size=200):
     return Image.fromarray(page)
 
 
-def test_nearly_all_of_200_photographs_and_drawings_are_read(shipped):
+def test_nearly_all_photographs_and_drawings_are_read(shipped):
     right = 0
-    for i in range(200):
+    for i in range(100):
         image = drawn(i % 10, np.random.default_rng([2026, i]))
         right += read_digit(shipped, images.prepare(image)) == i % 10
-    assert right >= 190, f"{right} of 200"
+    assert right >= 95, f"{right} of 100"
 
 
 def test_mnists_own_images_come_out_much_as_they_went_in(mnist_folder, shipped):
@@ -47,7 +47,7 @@ def test_mnists_own_images_come_out_much_as_they_went_in(mnist_folder, shipped):
 
     test = dataset.load("mnist", mnist_folder).test
     as_they_are = prepared = 0
-    for image, digit in zip(test.images[:80], test.digits[:80].tolist(), strict=True):
+    for image, digit in zip(test.images[:50], test.digits[:50].tolist(), strict=True):
         as_they_are += read_digit(shipped, image) == digit
         page = Image.fromarray(image.numpy()).convert("RGB")
         prepared += read_digit(shipped, images.prepare(page)) == digit

@@ -42,3 +42,12 @@ def test_losses_are_taken_in_float32_whatever_the_logits_are():
         torch.randn(4, 10).bfloat16(), torch.randn(4, 19).bfloat16(), torch.arange(4), torch.arange(4)
     )
     assert loss.dtype == torch.float32
+
+
+def test_several_readings_have_a_loss_each_and_the_mean_is_trained_on():
+    digit, total = torch.randint(10, (8,)), torch.randint(19, (8,))
+    digit_logits, sum_logits = torch.randn(3, 8, 10), torch.randn(3, 8, 19)
+    alone = [summed_loss(*reading, digit, total)[0] for reading in zip(digit_logits, sum_logits, strict=True)]
+    torch.testing.assert_close(
+        summed_loss(digit_logits, sum_logits, digit, total)[0], torch.stack(alone).mean()
+    )

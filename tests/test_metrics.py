@@ -17,6 +17,13 @@ def test_sums_count_what_was_worked_out_by_hand():
     assert sums.tolist() == [2.0, 1.0, 3, 2, 1, 4]
 
 
+def test_several_readings_count_by_the_share_that_is_right():
+    digit, total, nothing = torch.tensor([1, 2]), torch.tensor([5, 6]), torch.tensor(0.0)
+    digits = torch.stack([logits_for(classes, 10) for classes in ([1, 2], [1, 0], [0, 0], [1, 0])])
+    sums = torch.stack([logits_for(classes, 19) for classes in ([5, 6], [0, 6], [5, 0], [5, 0])])
+    assert batch_sums(nothing, nothing, digits, sums, digit, total).tolist() == [0, 0, 1, 1.25, 0.75, 2]
+
+
 def test_averages_of_unequal_batches_weigh_every_case_the_same():
     sums = no_sums("cpu")
     for size, loss in ((3, 1.0), (1, 5.0)):

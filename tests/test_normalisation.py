@@ -77,5 +77,5 @@ def test_only_layers_that_share_a_cache_line_are_replaced_and_their_tensors_stay
     assert not any(isinstance(module, BatchNorm) for module in model.modules())
     state, same = model.state_dict(keep_vars=True), twin.state_dict(keep_vars=True)
     assert list(state) == list(same) and all(state[key] is same[key] for key in state)
-    wide = models.build("large")
+    wide = models.build("channel_fusion")
     assert batch_normalised(wide) is wide

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from mnist_sum import models, plots
 from mnist_sum.errors import Fault
 from mnist_sum.recipes import RECIPES
-from mnist_sum.summary import layer_rows, sees_number
+from mnist_sum.summary import layer_inputs, layer_rows
 from mnist_sum.training import ROW
+
+READ_THE_IMAGE = {"large": [0, 17, 34, 51, 68]}  # five readers of 17 rows
 
 
 def has_colour(path, colour):
@@ -44,15 +47,36 @@ def test_samples_of_any_count_are_drawn(count, few, tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_models_picture_shows_where_the_number_joins(name, tmp_path):
     model = models.build(name)
-    rows, seen = layer_rows(model), sees_number(model)
-    plots.draw_model(rows, seen, name, tmp_path / "model.png")
+    rows, inputs = layer_rows(model), layer_inputs(model)
+    plots.draw_model(rows, inputs, name, tmp_path / "model.png")
     assert has_colour(tmp_path / "model.png", plots.SUM)
+    reads_image, sees_number = map(list, zip(*inputs, strict=True))
+    assert [row for row, reads in enumerate(reads_image) if reads] == READ_THE_IMAGE.get(name, [0])
     if name == "channel_fusion":
-        assert seen == [False] + [True] * 10
+        assert sees_number == [False] + [True] * 10
     if name in ("tiny", "large"):
-        assert not any(seen), "its addition is no layer"
+        assert not any(sees_number), "its addition is no layer"
     if name == "compact":
-        assert seen == [False] * 29 + [True] * 4
+        assert sees_number == [False] * 29 + [True] * 4
+
+
+def test_a_full_column_and_a_block_that_begins_one_go_on_in_the_next():
+    assert plots.in_columns([False] * 5, 3) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert plots.in_columns([False, False, True, True, False], 3) == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+
+
+def test_each_of_several_readers_has_its_column_and_the_image(monkeypatch, tmp_path):
+    labels = []
+    annotate = Axes.annotate
+
+    def noted(axes, text, at, *rest, **kind):
+        labels.append((text, int(at[0])))
+        return annotate(axes, text, at, *rest, **kind)
+
+    monkeypatch.setattr(Axes, "annotate", noted)
+    model = models.build("large")
+    plots.draw_model(layer_rows(model), layer_inputs(model), "large", tmp_path / "model.png")
+    assert labels == [*(("image", column) for column in range(1, 5)), ("number\n[10]", 4)]
 
 
 def test_a_picture_that_cannot_be_written_is_a_fault(few, tmp_path):

