@@ -230,8 +230,9 @@ def draw_parameters(models, others, path):
     for name, (parameters, *values) in others.items():
         points.setdefault(name, (parameters, []))[1].extend(values)
     for name, (parameters, values) in points.items():
-        axes.annotate(name, (parameters, max(values)), (0, 9), textcoords="offset points", rotation=20,
-                      fontsize=9)  # fmt: skip
+        at, up = (parameters, max(values)), name in models  # the others' names stand below, out of the way
+        axes.annotate(name, at, (0, 9 if up else -9), textcoords="offset points", rotation=20,
+                      fontsize=9, ha="left" if up else "right", va="bottom" if up else "top")  # fmt: skip
     axes.set(xscale="log", xlabel="parameters", ylabel="right (%)", title="Parameters against accuracy")
     axes.margins(x=0.1)
     worst = min(min(values) for _, values in points.values())
