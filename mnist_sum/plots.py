@@ -266,11 +266,11 @@ def draw_model(rows, inputs, name, path):
     layer's does, the addition itself is drawn as the last step. Each layer that reads the image again
     begins a new column.
     """
-    blocks = [("image", "[-1, 1, 28, 28]", 0, False, False)]
-    blocks += [(*row, *ways) for row, ways in zip(rows, inputs, strict=True)]
-    again = [index > 1 and reads_image for index, (*_, reads_image, _) in enumerate(blocks)]
+    blocks = [("image", "[-1, 1, 28, 28]", 0, False)]
+    blocks += [(*row, sees_number) for row, (_, sees_number) in zip(rows, inputs, strict=True)]
+    again = [False, *(place > 0 and reads_image for place, (reads_image, _) in enumerate(inputs))]
     if not any(sees_number for _, sees_number in inputs):
-        blocks.append(("mean, addition" if any(again) else "addition", "[-1, 19]", 0, False, True))
+        blocks.append(("mean, addition" if any(again) else "addition", "[-1, 19]", 0, True))
         again.append(False)
     per_column = math.ceil(len(blocks) / math.ceil((len(blocks) - 1) / 18))
     places = in_columns(again, per_column)
@@ -281,7 +281,7 @@ def draw_model(rows, inputs, name, path):
     axes.axis("off")
     joined = False
     for block, (column, row), is_again in zip(blocks, places, again, strict=True):
-        layer, shape, parameters, _, seen = block
+        layer, shape, parameters, seen = block
         kind = layer.partition("-")[0]
         size = f"   {parameters:,} parameters" if parameters else ""
         face = "white" if layer == "image" else "#fbdcc4" if seen else "#cfe3f5"

@@ -50,7 +50,7 @@ class ExactAddition(nn.Module):
 
     def encode(self, image):
         """Digit logits: in training each reader's own, (readers, B, 10); then their mean, (B, 10)."""
-        # What rolls out on one side and in on the other is background, in 99 of MNIST's 100 images.
+        # What rolls out on one side and in on the other is background in 99 of 100 MNIST images.
         # All places go through the layers in one call, so that a summary lists each layer once.
         views = image if self.training else torch.cat([image.roll(place, (2, 3)) for place in self.places])
         readings = torch.stack([read(views) for read in self.readers]).view(-1, image.shape[0], 10)
