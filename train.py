@@ -164,7 +164,7 @@ def resumed_run(path, data_dir, device, say):
     described = stored["data"]
     data = dataset.load(described["name"], data_dir, run.recipe.split, described["train_images"])
     if checkpoint.describe_data(data) != described:
-        raise Fault(f"{path} was trained on other images than those in {data_dir}; "
+        raise Fault(f"{path} was trained on other images than this version takes from {data_dir}; "
                     "name the folder that it began with (--data-dir)")  # fmt: skip
     here = checkpoint.environment(device)
     for name, there in stored["environment"].items():

@@ -115,7 +115,7 @@ def train_parser():
     parser.add_argument(
         "--split", choices=CHOICES["split"],
         help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
-        f"the 60,000 training images alone, 50,000 / 10,000 {recipe}",
+        f"the 60,000 training images alone, the last 10,000 held out {recipe}",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=seed_number, default=0, metavar="N",

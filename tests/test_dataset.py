@@ -126,6 +126,13 @@ def test_the_pooled_split_holds_every_image_once(sample):
     assert pooled.train.digits.bincount().tolist() != sample.train.digits.bincount().tolist()
 
 
+def test_the_validation_split_holds_the_last_sixth_of_the_training_images_out(sample):
+    data = dataset.load("sample", "nowhere", split="validation")
+    assert (len(data.train), len(data.test)) == (3334, 666)
+    assert torch.equal(torch.cat((data.train.images, data.test.images)), sample.train.images)
+    assert torch.equal(torch.cat((data.train.digits, data.test.digits)), sample.train.digits)
+
+
 def test_mnist_is_what_torchvision_reads(mnist_folder):
     from torchvision.datasets import MNIST
 

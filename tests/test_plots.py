@@ -57,6 +57,8 @@ def test_the_models_picture_shows_where_the_number_joins(name, tmp_path):
     if name in ("tiny", "large"):
         assert not any(sees_number), "its addition is no layer"
     if name == "compact":
+        width, height = Image.open(tmp_path / "model.png").size
+        assert width > height, "34 blocks stand in two columns"
         assert sees_number == [False] * 29 + [True] * 4
 
 

