@@ -150,8 +150,8 @@ def _split_anew(data, split):
     training images held out, so that settings can be chosen without a look at the test images.
 
     About half of MNIST's training images lie beside others of the same hand, as far as slant, stroke width
-    and darkness tell, and no writer of theirs wrote test images. Drawn at random, both parts would hold
-    the same hands, and a model that knows a hand would seem to know all.
+    and darkness tell, and by its makers' word no writer of theirs wrote test images. Drawn at random, both
+    parts would hold the same hands, and a model that knows a hand would seem to know all.
     """
     if split == "validation":
         kept = len(data.train) - len(data.train) // ONE_IN[split]
