@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import sys
 
+from mnist_sum.augment import ROTATION, SCALE, SHEAR, SHIFT
 from mnist_sum.training import ROW
 
 
@@ -64,8 +66,9 @@ SPLITS = {
 }
 AUGMENTATIONS = {
     "none": "Images are used as they are.",
-    "affine": "Every training image is rotated, scaled, sheared and shifted, by up to 8 degrees, 8%, 10% "
-    "and 1.5 pixels, anew in every epoch.",
+    "affine": "Every training image is rotated, scaled, sheared and shifted, by up to "
+    f"{math.degrees(ROTATION):g} degrees, {SCALE:.0%}, {SHEAR:.0%} and {14 * SHIFT:g} pixels, anew in "
+    "every epoch.",
 }
 
 
