@@ -91,6 +91,8 @@ def train(run, data, folder, args, say):
     say(f"data: {data.name}, {len(data.train):,} training and {len(data.test):,} test images")
     say(f"model: {run.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {run.seed}")  # fmt: skip
+    if run.teacher is not None:
+        say(f"teacher: {args.teacher or folder / runs.TEACHER}, reads all training images first")
     say(f"run: {folder}")
     if args.summary:
         from mnist_sum.summary import layer_table
@@ -99,6 +101,8 @@ def train(run, data, folder, args, say):
 
     stop_on_signals(run)
     if save and args.resume is None:
+        if run.teacher is not None:
+            runs.keep_teacher(folder, run.teacher.archive)
         checkpoint.save(folder / runs.CHECKPOINT, run, described)  # finds a full disk now
     write_atomically(folder / runs.SETTINGS, report.settings_json(run, described))
     write_atomically(folder / runs.HISTORY, report.history_csv(run.history))
@@ -137,6 +141,7 @@ def new_run(args, data_name, device):
     from mnist_sum import dataset, training
     from mnist_sum.device import choose_precision
     from mnist_sum.recipes import RECIPES, default_batch_size
+    from mnist_sum.teacher import load_teacher
 
     asked = {
         "epochs": args.epochs,
@@ -150,15 +155,21 @@ def new_run(args, data_name, device):
     batch_size = args.batch_size or default_batch_size(recipe, len(data.train))
     recipe = dataclasses.replace(recipe, batch_size=batch_size)
     precision = choose_precision(args.precision, device)
+    teacher = None
+    if args.teacher is not None:
+        teacher = load_teacher(args.teacher, data, device)
+        recipe = dataclasses.replace(recipe, teacher=teacher.digest)
     run = training.new_run(args.model, recipe, args.seed, device, precision)
+    run.teacher = teacher
     training.check_batches(run, len(data.train))  # before there is a folder
     return run, data
 
 
 def resumed_run(path, data_dir, device, say):
     """The run that the checkpoint at path holds, with the data that it began with."""
-    from mnist_sum import checkpoint, dataset
+    from mnist_sum import checkpoint, dataset, runs
     from mnist_sum.errors import Fault
+    from mnist_sum.teacher import load_teacher
 
     run, stored = checkpoint.load_run(path, device)
     described = stored["data"]
@@ -166,6 +177,11 @@ def resumed_run(path, data_dir, device, say):
     if checkpoint.describe_data(data) != described:
         raise Fault(f"{path} was trained on other images than this version takes from {data_dir}; "
                     "name the folder that it began with (--data-dir)")  # fmt: skip
+    if run.recipe.teacher != "none":
+        teacher = path.with_name(runs.TEACHER)
+        if not teacher.exists():
+            raise Fault(f"the teacher that the run began with is missing: put it back as {teacher}")
+        run.teacher = load_teacher(teacher, data, device, run.recipe.teacher)
     here = checkpoint.environment(device)
     for name, there in stored["environment"].items():
         if there != here[name]:

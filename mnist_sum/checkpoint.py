@@ -104,23 +104,41 @@ def sealed(archive):
     return body + DIGEST_MARK + hashlib.sha256(body).hexdigest().encode()
 
 
-def load(path):
+def load(path, archive=None):
     """The checkpoint at path as a dict whose every field has been checked.
 
     Raises Fault, whose one line names the path and the first thing wrong. Runs no code from the
-    file and reads no more than LARGEST_FILE bytes.
+    file. archive: its bytes, where read() has fetched them already.
     """
     try:
-        content = _unsealed(_read(Path(path)))
+        content = _unsealed(read(path) if archive is None else archive)
         _check(content)
     except _Unfit as unfit:
         raise Fault(f"{path} {unfit}") from None
     return content
 
 
-def load_model(path, device):
-    """(model in evaluation mode on the device, the checked checkpoint) from the file at path."""
-    content = load(path)
+def read(path):
+    """The bytes of the file at path, which load() has still to check.
+
+    Raises Fault where it cannot be read or has more than LARGEST_FILE bytes.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise Fault(
+                f"{path} is a folder, not a checkpoint" if path.is_dir() else f"{path} does not exist"
+            )
+        if path.stat().st_size > LARGEST_FILE:
+            raise Fault(f"{path} is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
+        return path.read_bytes()
+    except OSError as error:
+        raise Fault(f"{path} cannot be read: {error.strerror}") from None
+
+
+def load_model(path, device, archive=None):
+    """(model in evaluation mode on the device, the checked checkpoint) from the file at path; see load."""
+    content = load(path, archive)
     model = models.build(content["model_name"])
     model.load_state_dict(content["model"])
     return place(model, device).eval(), content
@@ -159,17 +177,6 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return value
-
-
-def _read(path):
-    try:
-        if not path.is_file():
-            raise _Unfit("is a folder, not a checkpoint" if path.is_dir() else "does not exist")
-        if path.stat().st_size > LARGEST_FILE:
-            raise _Unfit(f"is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
-        return path.read_bytes()
-    except OSError as error:
-        raise _Unfit(f"cannot be read: {error.strerror}") from None
 
 
 def _unsealed(archive):

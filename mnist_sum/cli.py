@@ -118,6 +118,11 @@ def train_parser():
         f"the 60,000 training images alone, the last 10,000 held out {recipe}",
     )  # fmt: skip
     parser.add_argument(
+        "--teacher", type=file_name, metavar="FILE",
+        help="learn from this trained model's answers too (knowledge distillation); it must have been "
+        "trained on the same images (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--seed", type=seed_number, default=0, metavar="N",
         help="decides weights, order and numbers (default: 0)",
     )  # fmt: skip

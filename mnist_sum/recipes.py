@@ -30,6 +30,7 @@ class Recipe:
     numbers         "fresh" (a new number for every image in every epoch) or "fixed" (one draw)
     augmentation    "none" or "affine" (every batch, see augment.py)
     weight_decay    of all parameters
+    teacher         "none", or the SHA-256 of the checkpoint file whose model teaches (see teacher.py)
     smallest_batch  what the batch size shrinks to on little data (see default_batch_size)
     reported        digit and sum accuracy in percent, as its source reports them, or None
     """
@@ -44,6 +45,7 @@ class Recipe:
     numbers: str = "fresh"
     augmentation: str = "none"
     weight_decay: float = 0.0
+    teacher: str = "none"
     smallest_batch: int = 16
     reported: tuple[float, float] | None = None
 
@@ -62,6 +64,13 @@ class Recipe:
             raise ValueError("learning_rate is not a positive number")
         if type(self.weight_decay) is not float or not 0 <= self.weight_decay < 1:
             raise ValueError("weight_decay is not a number from 0 to 1")
+        digest = (
+            type(self.teacher) is str
+            and len(self.teacher) == 64
+            and set(self.teacher) <= set("0123456789abcdef")
+        )
+        if not digest and self.teacher != "none":
+            raise ValueError("teacher is neither none nor 64 hexadecimal digits")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is none of {', '.join(choices)}")

@@ -8,6 +8,7 @@ import math
 import sys
 
 from mnist_sum.augment import ROTATION, SCALE, SHEAR, SHIFT
+from mnist_sum.loss import TEACHERS_SHARE, TEMPERATURE
 from mnist_sum.training import ROW
 
 
@@ -64,6 +65,11 @@ SPLITS = {
     "pooled": "all images in one pool, drawn apart 80 / 20",
     "validation": "the training images alone, the last sixth held out; the test images were not looked at",
 }
+TEACHER = f"""
+This run has a teacher (knowledge distillation): a trained model that read every training image once, as
+it is. What is trained on is {1 - TEACHERS_SHARE:.1f} times these two cross-entropies plus
+{TEACHERS_SHARE * TEMPERATURE:.1f} times two towards its answers, with all logits divided by {TEMPERATURE:g}.
+"""
 AUGMENTATIONS = {
     "none": "Images are used as they are.",
     "affine": "Every training image is rotated, scaled, sheared and shifted, by up to "
@@ -92,6 +98,7 @@ def run_report(run, data, environment, layer_table, pictures):
         + "|"
         for row in run.history
     )
+    teacher = "" if recipe.teacher == "none" else TEACHER
     images = "\n\n".join(f"![{caption}]({name})\n\n*{caption}*" for name, caption in pictures.items())
     part = "validation" if recipe.split == "validation" else "test"
     return f"""\
@@ -138,7 +145,7 @@ On {environment["device"]}, {environment["threads"]} threads, {run.precision}, t
 Cross-entropy of the digit plus cross-entropy of the sum, in nats: both outputs are choices of one class
 among several, and cross-entropy is the negative log-likelihood of the right one. The weights are
 equal: both losses start near that of an even guess among the possible classes, so neither drowns the other.
-
+{teacher}
 ## Evaluation
 
 The exhaustive test: every {part} image with each of the ten numbers, {10 * data["test_images"]:,} cases,

@@ -10,12 +10,12 @@ import argparse
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from mnist_sum import cli
 from mnist_sum.errors import Fault
-from mnist_sum.recipes import RECIPES
+from mnist_sum.recipes import RECIPES, Recipe
 
 # The best solution of the same task that was found: arg-max of the digit fed to the adder.
 BEST_ELSEWHERE = {"best other solution": (347_000, 99.54, 99.54)}
@@ -41,6 +41,11 @@ def parse(argv):
         help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
     )  # fmt: skip
     parser.add_argument(
+        "--teacher", type=cli.file_name, metavar="FILE",
+        help="the trained model that teaches them, as train.py's --teacher; name --models too, since "
+        "channel_fusion has another split than the shipped ones (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--output-dir", type=Path, default=Path("runs/reproduction"), metavar="DIR",
         help="where the runs and the table go (default: runs/reproduction)",
     )  # fmt: skip
@@ -53,29 +58,33 @@ def main(argv):
     for seed in range(args.seeds):
         for name in args.models:
             folder = args.output_dir / f"{name}-{seed}"
-            if not train(name, seed, args.data_dir, folder):
+            if not train(name, seed, args.data_dir, folder, args.teacher):
                 return 1
             finished[name].append(run_figures(folder, args.data_dir))
-            table = results_table(finished)
+            table = results_table(finished, args.teacher)
             (args.output_dir / "reproduction.md").write_text(table, encoding="utf-8")
             draw(finished, args.output_dir / "reproduction.png")
     cli.say(table)
     return 0
 
 
-def train(name, seed, data_dir, folder):
+def train(name, seed, data_dir, folder, teacher=None):
     """Start the run, or go on with it; True when it has done all its epochs."""
     from mnist_sum import checkpoint, runs
+    from mnist_sum.teacher import digest
 
-    path = folder / runs.CHECKPOINT
+    path, recipe = folder / runs.CHECKPOINT, RECIPES[name]
+    if teacher is not None:
+        recipe = replace(recipe, teacher=digest(checkpoint.read(teacher)))
     stored = checkpoint.load(path) if path.exists() else None
     if stored is None:
         flags = ["--model", name, "--seed", str(seed), "--data", "mnist", "--save"]
         flags += ["--output-dir", str(folder)]
-    elif stored["recipe"] != asdict(RECIPES[name]):
-        raise Fault(f"{folder} holds a run by another recipe than {name}'s of this version; move it away, "
-                    "or choose another --output-dir")  # fmt: skip
-    elif stored["epoch"] < RECIPES[name].epochs:
+        flags += [] if teacher is None else ["--teacher", teacher]
+    elif Recipe(**stored["recipe"]) != recipe:
+        raise Fault(f"{folder} holds a run by another recipe than {name}'s of this version, or by another "
+                    "teacher; move it away, or choose another --output-dir")  # fmt: skip
+    elif stored["epoch"] < recipe.epochs:
         flags = ["--resume", str(folder)]
     else:
         return True
@@ -83,8 +92,11 @@ def train(name, seed, data_dir, folder):
     return subprocess.run(command, check=False).returncode == 0
 
 
-def results_table(finished):
-    """A Markdown table of {model: [run_figures of each seed]}: means and standard deviations."""
+def results_table(finished, teacher=None):
+    """A Markdown table of {model: [run_figures of each seed]}: means and standard deviations.
+
+    Below it, where the runs had a teacher, the name of its file.
+    """
     lines = [
         "| model | parameters | digit % | sum % | joint % | reported | epochs | seconds | seeds | device |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -100,7 +112,8 @@ def results_table(finished):
             f"| `{name}` | {parameters[0]:,} | {digit} | {total} | {joint} | {reported} "
             f"| {recipe.epochs} | {seconds} | {len(figures)} | {device[0]} |"
         )
-    return "\n".join(lines) + "\n"
+    note = "" if teacher is None else f"\nThe runs learned from a teacher too: {teacher}\n"
+    return "\n".join(lines) + "\n" + note
 
 
 def draw(finished, path):

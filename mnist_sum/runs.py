@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 from mnist_sum.errors import Fault
-from mnist_sum.files import make_folder
+from mnist_sum.files import make_folder, write_atomically
 from mnist_sum.recipes import DEFAULT_MODEL
 
 RUNS = Path("runs")
 CHECKPOINT, HISTORY, SETTINGS, REPORT = "checkpoint.pt", "history.csv", "settings.json", "report.md"
+TEACHER = "teacher.pt"  # a copy, so that the run can always go on
 SHIPPED = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -35,6 +36,18 @@ def refuse_to_overwrite(folder):
                     "choose another --output-dir")  # fmt: skip
     if (folder / HISTORY).exists():
         raise Fault(f"{folder} already holds a run ({HISTORY}); choose another --output-dir")
+
+
+def keep_teacher(folder, archive):
+    """Write the teacher's checkpoint into the run's folder; raises Fault where anything else lies there."""
+    path = folder / TEACHER
+    try:
+        free = not path.exists() or path.read_bytes() == archive
+    except OSError:  # a folder, or a file that is not ours to read
+        free = False
+    if not free:
+        raise Fault(f"{path} is there already and is not this run's teacher; choose another --output-dir")
+    write_atomically(path, archive)
 
 
 def resume_command(folder, data_folder=None):

@@ -25,7 +25,7 @@ from mnist_sum.device import place
 from mnist_sum.distributed import add_up, agreed, rank, replicated, share, size
 from mnist_sum.errors import Fault
 from mnist_sum.evaluation import evaluate
-from mnist_sum.loss import summed_loss
+from mnist_sum.loss import distillation_loss, summed_loss
 from mnist_sum.metrics import averages, batch_sums, no_sums
 from mnist_sum.normalisation import batch_normalised
 from mnist_sum.randomness import derived_seed, generator
@@ -41,11 +41,12 @@ ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test"
 
 @dataclass
 class Run:
-    """What a run was told and how far it has come: all that a checkpoint holds.
+    """What a run was told and how far it has come: what a checkpoint holds.
 
     epoch counts finished epochs; step counts the steps done of the one after them, whose sums
     (metrics.no_sums; of several processes, all their sums only once fit has stopped) and seconds are
-    kept beside it. stop_signal asks fit to stop after a step.
+    kept beside it. stop_signal asks fit to stop after a step. Where the recipe names a teacher, teacher
+    (teacher.Teacher) has to be there before fit; it and stop_signal are not in a checkpoint.
     """
 
     model_name: str
@@ -60,6 +61,7 @@ class Run:
     sums: torch.Tensor | None = None
     history: list = field(default_factory=list)
     stop_signal: int | None = None
+    teacher: object | None = None
 
 
 class Stopped(Exception):
@@ -108,6 +110,8 @@ def fit(run, train_split, test_split):
     weights were not finite, before its row, and Stopped when run.stop_signal is set, in one process
     or another.
     """
+    if (run.teacher is None) != (run.recipe.teacher == "none"):
+        raise Fault("a run and its recipe disagree whether there is a teacher; set run.teacher")
     device = next(run.model.parameters()).device
     train_set = MnistSum(train_split, run.seed, run.recipe.numbers, device)
     test_set = MnistSum(test_split[share(len(test_split))], device=device)
@@ -159,6 +163,9 @@ def train_epoch(run, model, train_set):
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             digit_logits, sum_logits = model(image, number)
         loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
+        if run.teacher is not None:
+            answers = run.teacher.answers(batch[mine], number)
+            loss = distillation_loss(loss, (digit_logits, sum_logits), answers)
         run.optimizer.zero_grad(set_to_none=True)
         # Gradients are averaged over the processes and have to be averaged over the images.
         (loss * (len(digit) * size() / len(batch))).backward()

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ import torch.distributed.run
 from hypothesis import given
 from hypothesis import strategies as some
 from stress import forks
+from stress.forks import wait_for
+from stress.outcome import epochs_done
 from torch import nn
 
 from mnist_sum import checkpoint, distributed, models
@@ -90,19 +91,6 @@ def torchrun(tmp_path):
     return start
 
 
-def epochs_done(folder):
-    with contextlib.suppress(OSError):
-        return len((folder / "history.csv").read_text().splitlines()) - 1
-    return -1
-
-
-def wait_for(condition):
-    end = time.monotonic() + LONGEST
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-
-
 def close(one, two, tolerance=1e-3):
     """Whether the checkpoints in two folders are those of the same run within rounding."""
     one, two = (checkpoint.load(folder / "checkpoint.pt") for folder in (one, two))
@@ -148,7 +136,7 @@ WORKER = """  # what the fixture `results` runs
 import dataclasses, sys
 import torch
 from torch import nn
-from mnist_sum import checkpoint, dataset, distributed, metrics, training
+from mnist_sum import dataset, distributed, metrics, teacher, training
 from mnist_sum.normalisation import BatchNorm, batch_normalised
 from mnist_sum.recipes import RECIPES
 
@@ -163,7 +151,7 @@ def normalised(norm, x):
     return y.detach(), mine.grad, *weights, norm.running_mean, norm.running_var
 
 
-def trained(name, images, **changes):
+def trained(name, images, taught=False, **changes):
     counts, averages = [], metrics.averages
     training.averages = lambda sums: (counts.append(sums[-1].item()), averages(sums))[1]
     noise = torch.Generator().manual_seed(0)
@@ -171,6 +159,10 @@ def trained(name, images, **changes):
     split = dataset.Split(pixels, torch.randint(10, (images,), generator=noise))
     recipe = dataclasses.replace(RECIPES[name], epochs=2, batch_size=24, **changes)
     run = training.new_run(name, recipe, 3, torch.device("cpu"), "fp32")
+    if taught:
+        run.teacher = teacher.Teacher(run.model, pixels, b"its file")
+        run.teacher.digit_logits = 9 * torch.randn(images, 10, generator=noise)  # each image its own
+        run.recipe = dataclasses.replace(run.recipe, teacher=run.teacher.digest)
     keys = list(run.model.state_dict())
     rows = [[row[key] for key in training.ROW if key != "seconds"]
             for row in training.fit(run, split, split.first(31))]
@@ -189,6 +181,7 @@ with distributed.joined("cpu"):
         results["norms"][shape, mean] = x, before, normalised(norm, x)
     results["runs"]["tiny"] = trained("tiny", 101, learning_rate=0.01)
     results["runs"]["large"] = trained("large", 101, learning_rate=1e-3)
+    results["runs"]["taught"] = trained("tiny", 101, taught=True, learning_rate=0.01)
     results["runs"]["channel_fusion"] = trained(
         "channel_fusion", 101, optimizer="sgd", learning_rate=1e-3)
     results["runs"]["deep_adder"] = trained("deep_adder", 48)
@@ -231,7 +224,7 @@ def test_batch_normalisation_over_two_processes_is_that_of_the_whole_batch(shape
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("name", ["tiny", "large", "channel_fusion"])
+@pytest.mark.parametrize("name", ["tiny", "taught", "large", "channel_fusion"])
 def test_two_processes_train_the_weights_that_one_trains(name, results):
     (weights, rows, counts, _), (same, same_rows, same_counts, keys), other = (
         each["runs"][name] for each in results

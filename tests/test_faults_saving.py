@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from stress import forks
-from stress.outcome import bits, outcome
+from stress.forks import wait_for
+from stress.outcome import bits, epochs_done, outcome
 
 from mnist_sum import checkpoint, dataset, files, recipes, training
 from mnist_sum.errors import Fault
@@ -23,21 +24,6 @@ FLAGS = ["--save", "--data", "sample", "--limit", "256", "--epochs", "8", "--bat
 
 def launch(argv, scratch):
     return forks.start("train.py", argv, scratch / "out", scratch / "err")
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
-
-
-def epochs_done(folder):
-    """Whole epochs in the folder's history.csv so far."""
-    try:
-        return len((folder / "history.csv").read_text().splitlines()) - 1
-    except OSError:
-        return 0
 
 
 @pytest.fixture(scope="module")

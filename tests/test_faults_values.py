@@ -68,6 +68,7 @@ BAD_INFERENCE = [
 BESIDE_RESUME = [
     *[["--model", "compact"], ["--epochs", "3"], ["--batch-size", "9"], ["--lr", "0.1"]],
     *[["--schedule", "constant"], ["--split", "pooled"], ["--seed", "0"], ["--limit", "9"]],
+    *[["--teacher", "x"]],
     *[["--precision", "auto"], ["--save"], ["--output-dir", "x"], ["--data", "auto"]],
 ]
 

@@ -64,6 +64,28 @@ def test_a_run_by_another_recipe_is_not_taken_for_this_ones(finished, monkeypatc
         reproduce.train("compact", 0, "data", finished / "compact-0")
 
 
+def test_a_taught_run_is_started_with_its_teacher_and_is_not_an_untaught_one(finished, monkeypatch):
+    commands, teacher = [], finished / "compact-0" / "checkpoint.pt"
+    done = type("Done", (), {"returncode": 0})
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda command, check: commands.append(command) or done)
+    recipe = dataclasses.replace(RECIPES["compact"], epochs=2, batch_size=16)
+    monkeypatch.setitem(RECIPES, "compact", recipe)
+    assert reproduce.train("compact", 2, "data", finished / "compact-2", teacher)
+    assert commands[0][commands[0].index("--teacher") + 1] == teacher
+    with pytest.raises(Fault, match="another teacher"):
+        reproduce.train("compact", 0, "data", finished / "compact-0", teacher)
+
+
+def test_the_commands_teacher_teaches_every_run_and_is_named_below_the_table(finished, monkeypatch, capsys):
+    teachers = []
+    monkeypatch.setattr(reproduce, "train", lambda *told: teachers.append(told[4]) or True)
+    told = ["--models", "compact", "--seeds", "1", "--teacher", "big.pt", "--output-dir", str(finished)]
+    assert reproduce.main(told) == 0
+    assert teachers == ["big.pt"]
+    table = (finished / "reproduction.md").read_text()
+    assert table in capsys.readouterr().out and table.endswith("teacher too: big.pt\n")
+
+
 def test_a_run_that_fails_ends_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce, "train", lambda *_: False)
     assert reproduce.main(["--output-dir", str(tmp_path), "--seeds", "1"]) == 1

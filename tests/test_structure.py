@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # each may import from the floors after it, and from its own
     {"train", "inference", "mnist_sum.reproduce", "mnist_sum.export", "mnist_sum.demo"},
-    {"mnist_sum.report", "mnist_sum.checkpoint"},
+    {"mnist_sum.report", "mnist_sum.checkpoint", "mnist_sum.teacher"},
     {"mnist_sum.training"},
     {"mnist_sum.evaluation", "mnist_sum.analysis", "mnist_sum.plots", "mnist_sum.images"}
     | {"mnist_sum.summary", "mnist_sum.runs"},

@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def run(script, *argv, cwd=None):
         out, err = Path(folder) / "out", Path(folder) / "err"
         code = wait(start(script, argv, out, err, cwd))
         return code, out.read_text(), err.read_text()
+
+
+def wait_for(condition, seconds=120):
+    """Until condition() is true, say a file that a started script writes is there."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
 
 
 def _ask(request):
