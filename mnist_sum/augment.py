@@ -5,13 +5,12 @@ import math
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from mnist_sum.dataset import MEAN, STD
+from mnist_sum.dataset import BACKGROUND
 
 ROTATION = math.radians(8)  # each way, as all of these
 SCALE = 0.08  # of the size
 SHEAR = 0.1  # of the height, sideways
 SHIFT = 1.5 / 14  # one and a half pixels, in units of half an image
-BACKGROUND = -MEAN / STD
 
 
 def affine_draws(count, generator, device):

@@ -17,6 +17,7 @@ from mnist_sum.files import folder_lock, make_folder
 from mnist_sum.randomness import generator
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels scaled to [0, 1]
+BACKGROUND = -MEAN / STD  # a black pixel once normalised
 
 # MD5 of the extracted files. A killed download can leave a truncated one behind.
 RAW_FILES = {

@@ -34,15 +34,16 @@ def layer_rows(model):
 
 
 def layer_inputs(model):
-    """For each of the table's rows, whether it is a layer that reads the image itself, and whether its
+    """For each of the table's rows, whether it is a layer that begins to read the image, and whether its
     output depends on the number: a list of pairs of bools."""
     twin = copy.deepcopy(model).cpu().eval()
     image, numbers = torch.ones(1, 1, 28, 28), torch.eye(10)
     calls = []
 
     def note(module, inputs, output):
-        is_layer = not any(module.children())
-        calls.append((is_layer and inputs[0].shape[1:] == image.shape[1:], output))
+        reads = not any(module.children()) and inputs[0].shape[1:] == image.shape[1:]
+        goes_on = bool(calls) and calls[-1][1] is inputs[0]  # from an image that the layer before made
+        calls.append((reads and not goes_on, output))
 
     hooks = [
         module.register_forward_hook(note)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mnist_sum import augment
-from mnist_sum.augment import BACKGROUND, affine_draws, random_affine
-from mnist_sum.dataset import MEAN, STD
+from mnist_sum.augment import affine_draws, random_affine
+from mnist_sum.dataset import BACKGROUND, MEAN, STD
 from mnist_sum.randomness import generator
 
 

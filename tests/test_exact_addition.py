@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from mnist_sum import models
-from mnist_sum.augment import BACKGROUND
-from mnist_sum.dataset import MnistSum, one_hot
+from mnist_sum.dataset import BACKGROUND, MnistSum, one_hot
 from mnist_sum.evaluation import predictions
 from mnist_sum.loss import digit_and_sum_loss, summed_loss
 from mnist_sum.models.exact_addition import add_exactly
+from mnist_sum.models.reader import Deskew
 
 TYPES = [torch.float32, torch.bfloat16]
 
@@ -81,6 +81,16 @@ def test_the_answer_is_the_mean_of_the_readings():
     torch.testing.assert_close(
         large.encode(image), torch.stack([read(image) for read in large.readers]).mean(0)
     )
+
+
+def test_readers_two_and_four_of_large_see_the_image_upright():
+    large, image = models.build("large").eval(), torch.full((2, 1, 28, 28), BACKGROUND)
+    image[:, 0, range(6, 22), range(6, 22)] = torch.randn(2, 16)  # leans by 45 degrees
+    upright = Deskew()(image)
+    assert not torch.equal(upright, image)
+    for read, has_deskew in zip(large.readers, (False, True, False, True, False), strict=True):
+        layers = read[1:] if has_deskew else read
+        torch.testing.assert_close(read(image), layers(upright if has_deskew else image))
 
 
 def test_each_reader_learns_by_its_own_loss_alone():

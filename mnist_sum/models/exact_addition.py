@@ -16,7 +16,8 @@ That is `tiny`'s one reader; `large` has five, of widths 24, 40, 48, 64, 64. Str
 make the maps small early, hence the speed; a weighted mean keeps where a stroke was, a plain one forgets.
 
 The answer is the mean of several readings' logits: `tiny` reads the image at three places, a pixel
-apart (test-time augmentation), each of `large`'s readers once (an ensemble). In training each reader
+apart (test-time augmentation), each of `large`'s readers once (an ensemble), the second and the fourth
+after setting it upright, since readers that see differently err differently. In training each reader
 reads the image once, unmoved, and answers for itself alone: so it learns to read by itself.
 """
 
@@ -43,9 +44,10 @@ def add_exactly(digit_logits, number):
 
 
 class ExactAddition(nn.Module):
-    def __init__(self, *widths, readers=1, places=AS_IT_IS):
+    def __init__(self, *widths, upright=(False,), places=AS_IT_IS):
+        """A reader of the widths for each entry of upright, which says whether it has a Deskew."""
         super().__init__()
-        self.readers = nn.ModuleList(reader(*widths) for _ in range(readers))
+        self.readers = nn.ModuleList(reader(*widths, upright=each) for each in upright)
         self.places = places
 
     def encode(self, image):
@@ -64,4 +66,4 @@ class ExactAddition(nn.Module):
 
 
 tiny = partial(ExactAddition, 8, 12, 16, 16, 12, places=(*AS_IT_IS, (1, 1), (-1, -1)))
-large = partial(ExactAddition, 24, 40, 48, 64, 64, readers=5)
+large = partial(ExactAddition, 24, 40, 48, 64, 64, upright=(False, True, False, True, False))
