@@ -300,6 +300,8 @@ def serve(blocks, listener):
     )
     cli.say(f"the page: http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)")
     uvicorn.Server(settings).run(sockets=[listener])
+    # Ctrl-C ended it (SIGTERM kills). uvicorn raises that again within asyncio, where it once got lost.
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
