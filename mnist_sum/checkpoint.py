@@ -126,9 +126,8 @@ def read(path):
     path = Path(path)
     try:
         if not path.is_file():
-            raise Fault(
-                f"{path} is a folder, not a checkpoint" if path.is_dir() else f"{path} does not exist"
-            )
+            folder = "is a folder; name the checkpoint.pt in it"
+            raise Fault(f"{path} {folder if path.is_dir() else 'does not exist'}")
         if path.stat().st_size > LARGEST_FILE:
             raise Fault(f"{path} is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
         return path.read_bytes()
@@ -267,8 +266,8 @@ def _check_tensors(what, found, expected):
         if not isinstance(tensor, torch.Tensor):
             raise _Unfit(f"lacks the {what} tensor {name}")
         if tensor.shape != wanted.shape:
-            raise _Unfit(f"has {what} tensor {name} of shape {tuple(tensor.shape)}, "
-                         f"not {tuple(wanted.shape)}")  # fmt: skip
+            raise _Unfit(f"has {what} tensor {name} of shape {tuple(tensor.shape)}, not "
+                         f"{tuple(wanted.shape)}; an older version's has to be trained anew")  # fmt: skip
         if tensor.dtype != wanted.dtype:
             raise _Unfit(f"has {what} tensor {name} of type {tensor.dtype}, not {wanted.dtype}")
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"

@@ -2,7 +2,7 @@
 
 from torch.nn.functional import cross_entropy
 
-# Of distillation, chosen on held-out images.
+# Of distillation (see the README).
 TEMPERATURE = 2.0  # what logits are divided by
 TEACHERS_SHARE = 0.9  # of the loss
 

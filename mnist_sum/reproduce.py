@@ -42,8 +42,8 @@ def parse(argv):
     )  # fmt: skip
     parser.add_argument(
         "--teacher", type=cli.file_name, metavar="FILE",
-        help="the trained model that teaches them, as train.py's --teacher; name --models too, since "
-        "channel_fusion has another split than the shipped ones (default: none)",
+        help="the trained model that teaches them, as train.py's --teacher; not those of another split "
+        "than its own, so name --models too (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--output-dir", type=Path, default=Path("runs/reproduction"), metavar="DIR",
@@ -54,6 +54,8 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
+    if args.teacher is not None:
+        refuse_other_splits(args.models, args.teacher)
     finished = {name: [] for name in args.models}
     for seed in range(args.seeds):
         for name in args.models:
@@ -66,6 +68,17 @@ def main(argv):
             draw(finished, args.output_dir / "reproduction.png")
     cli.say(table)
     return 0
+
+
+def refuse_other_splits(names, teacher):
+    """Raise Fault where the teacher cannot teach one of the models, before another is trained."""
+    from mnist_sum import checkpoint
+
+    split = Recipe(**checkpoint.load(teacher)["recipe"]).split
+    others = [name for name in names if RECIPES[name].split != split]
+    if others:
+        raise Fault(f"{teacher} cannot teach {', '.join(others)}, of another split; "
+                    "name the models to be taught with --models")  # fmt: skip
 
 
 def train(name, seed, data_dir, folder, teacher=None):

@@ -64,8 +64,8 @@ def load_teacher(path, data, device, wanted=None):
     theirs, ours = stored["data"], checkpoint.describe_data(data)
     if theirs != ours:
         sides = [f"{side['train_images']:,} images of {side['name']}" for side in (theirs, ours)]
-        raise Fault(f"{path} learned from {sides[0]}, this run would from {sides[1]}, and its test images "
-                    "may be among the teacher's; give both the same --data, --split and --limit")  # fmt: skip
+        raise Fault(f"{path} learned from {sides[0]}, this run would from {sides[1]}, whose test images that "
+                    "teacher may know; train one with this run's --data, --split and --limit")  # fmt: skip
     if stored["epoch"] == 0:
         raise Fault(f"{path} has not done an epoch yet, so it has nothing to teach; train it first")
     return Teacher(model, data.train.images, archive)

@@ -79,11 +79,15 @@ def test_a_taught_run_is_started_with_its_teacher_and_is_not_an_untaught_one(fin
 def test_the_commands_teacher_teaches_every_run_and_is_named_below_the_table(finished, monkeypatch, capsys):
     teachers = []
     monkeypatch.setattr(reproduce, "train", lambda *told: teachers.append(told[4]) or True)
-    told = ["--models", "compact", "--seeds", "1", "--teacher", "big.pt", "--output-dir", str(finished)]
+    big = str(finished / "compact-0" / "checkpoint.pt")
+    told = ["--models", "compact", "--seeds", "1", "--teacher", big, "--output-dir", str(finished)]
     assert reproduce.main(told) == 0
-    assert teachers == ["big.pt"]
+    assert teachers == [big]
     table = (finished / "reproduction.md").read_text()
-    assert table in capsys.readouterr().out and table.endswith("teacher too: big.pt\n")
+    assert table in capsys.readouterr().out and table.endswith(f"teacher too: {big}\n")
+    with pytest.raises(Fault, match="cannot teach channel_fusion, .* --models"):
+        reproduce.main(["--teacher", big, "--output-dir", str(finished)])
+    assert teachers == [big]
 
 
 def test_a_run_that_fails_ends_the_command(monkeypatch, tmp_path):
