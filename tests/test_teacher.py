@@ -211,18 +211,16 @@ def test_who_has_learned_nothing_cannot_teach(tmp_path):
         load_teacher(tmp_path / "c.pt", data, cpu)
 
 
-@pytest.mark.parametrize("there", ["a file", "a folder", "the same"])
-def test_only_the_same_teachers_file_may_lie_in_the_folder_already(there, tmp_path):
-    path = tmp_path / "teacher.pt"
-    if there == "the same":
-        path.write_bytes(b"teacher")
+def test_the_same_teachers_file_may_lie_in_the_folder_already(tmp_path):
+    for _ in range(2):
         runs.keep_teacher(tmp_path, b"teacher")
-        assert path.read_bytes() == b"teacher"
-        return
-    if there == "a file":
-        path.write_bytes(b"precious")
-    else:
-        path.mkdir()
+        assert (tmp_path / "teacher.pt").read_bytes() == b"teacher"
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_anything_else_in_the_teachers_place_is_refused_and_kept(is_folder, tmp_path):
+    path = tmp_path / "teacher.pt"
+    path.mkdir() if is_folder else path.write_bytes(b"precious")
     with pytest.raises(Fault, match="choose another --output-dir"):
         runs.keep_teacher(tmp_path, b"teacher")
-    assert path.is_dir() or path.read_bytes() == b"precious"
+    assert path.is_dir() if is_folder else path.read_bytes() == b"precious"
