@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import compress, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -272,7 +273,11 @@ def draw_model(rows, inputs, name, path):
     if not any(sees_number for _, sees_number in inputs):
         blocks.append(("mean, addition" if any(again) else "addition", "[-1, 19]", 0, True))
         again.append(False)
-    per_column = math.ceil(len(blocks) / math.ceil((len(blocks) - 1) / 18))
+    if any(again):  # a column for each reading, so as high as the longest
+        begins = [0, *compress(range(len(blocks)), again), len(blocks)]
+        per_column = max(end - begin for begin, end in pairwise(begins))
+    else:
+        per_column = math.ceil(len(blocks) / math.ceil((len(blocks) - 1) / 18))
     places = in_columns(again, per_column)
     columns = places[-1][0] + 1
     figure = _figure(4.6 * columns, 0.42 * per_column + 0.8)
