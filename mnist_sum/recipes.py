@@ -104,8 +104,8 @@ RECIPES = {
     ),
     # Each of five readers has a fifth of the loss: five times a lone one's rate, a fifth of its decay.
     "large": Recipe(
-        "exact_addition:large", 12, 256, 1.0, "onecycle", "nesterov",
-        augmentation="affine", weight_decay=2e-4, smallest_batch=128,
+        "exact_addition:large", 24, 256, 1.0, "onecycle", "nesterov",
+        augmentation="affine", weight_decay=1e-4, smallest_batch=128,
     ),
 }  # fmt: skip
 DEFAULT_MODEL = "tiny"

@@ -16,9 +16,9 @@ That is `tiny`'s one reader; `large` has five, of widths 24, 40, 48, 64, 64. Str
 make the maps small early, hence the speed; a weighted mean keeps where a stroke was, a plain one forgets.
 
 The answer is the mean of several readings' logits: `tiny` reads the image at three places, a pixel
-apart (test-time augmentation), each of `large`'s readers once (an ensemble), the second and the fourth
-after setting it upright, since readers that see differently err differently. In training each reader
-reads the image once, unmoved, and answers for itself alone: so it learns to read by itself.
+apart (test-time augmentation), each of `large`'s readers once (an ensemble), the last after setting it
+upright, since readers that see differently err differently. In training each reader reads the image
+once, unmoved, and answers for itself alone: so it learns to read by itself.
 """
 
 from functools import partial
@@ -66,4 +66,4 @@ class ExactAddition(nn.Module):
 
 
 tiny = partial(ExactAddition, 8, 12, 16, 16, 12, places=(*AS_IT_IS, (1, 1), (-1, -1)))
-large = partial(ExactAddition, 24, 40, 48, 64, 64, upright=(False, True, False, True, False))
+large = partial(ExactAddition, 24, 40, 48, 64, 64, upright=(False, False, False, False, True))
