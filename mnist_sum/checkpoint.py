@@ -264,7 +264,7 @@ def _check_tensors(what, found, expected):
     for name, wanted in expected.items():
         tensor = found.get(name)
         if not isinstance(tensor, torch.Tensor):
-            raise _Unfit(f"lacks the {what} tensor {name}")
+            raise _Unfit(f"lacks the {what} tensor {name}; an older version's has to be trained anew")
         if tensor.shape != wanted.shape:
             raise _Unfit(f"has {what} tensor {name} of shape {tuple(tensor.shape)}, not "
                          f"{tuple(wanted.shape)}; an older version's has to be trained anew")  # fmt: skip

@@ -102,7 +102,7 @@ RECIPES = {
         "exact_addition:tiny", 60, 128, 0.25, "onecycle", "nesterov",
         augmentation="affine", weight_decay=1e-3, smallest_batch=128,
     ),
-    # Each of five readers has a fifth of the loss: five times a lone one's rate, a fifth of its decay.
+    # Each of five readers has a fifth of the loss, hence the high rate and the small decay.
     "large": Recipe(
         "exact_addition:large", 24, 256, 1.0, "onecycle", "nesterov",
         augmentation="affine", weight_decay=1e-4, smallest_batch=128,
