@@ -282,7 +282,7 @@ def say(text="", file=None):
 
 
 def run(main, script):
-    """Run main(argv) and exit: a Fault becomes one line on stderr and exit code 1."""
+    """Run main(argv) and exit: a Fault, or a package not installed, is one line on stderr and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # of a stream that a notebook or a test put there
             stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
@@ -290,6 +290,9 @@ def run(main, script):
         code = main(sys.argv[1:])
     except Fault as fault:
         say(f"{script}: error: {fault}", sys.stderr)
+        code = 1
+    except ModuleNotFoundError as absent:
+        say(f"{script}: error: {absent.name} is not installed; run: pip install -e .", sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 130

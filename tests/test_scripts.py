@@ -34,6 +34,14 @@ def test_help_answers_without_torch_and_names_every_default(name, script, tmp_pa
         assert model in done.stdout
 
 
+@pytest.mark.parametrize("name", ["train.py", "inference.py"])
+def test_a_package_that_is_not_installed_is_one_line(name, script, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    done = script(name, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{name}: error: torch is not installed; run: pip install -e .\n"
+
+
 def test_version(script):
     assert re.fullmatch(r"mnist_sum \d+\.\d+\.\d+\n", script("train.py", "--version").stdout)
 
