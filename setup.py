@@ -13,15 +13,19 @@ DEMO = ["gradio>=6.31"]  # the oldest tried
 setup(
     name="mnist_sum",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "mnist_sum/__init__.py").read_text())[1],
-    description="Networks that read an MNIST digit and add a number to it, trained and measured.",
+    description="Networks that classify an MNIST digit and add a number to it, trained and measured.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["mnist_sum", "mnist_sum.*"]),
+    package_data={
+        "mnist_sum": ["demo/*.js", "demo/*.css", "models/weights/*.safetensors", "runs/report_template.md"]
+    },
     install_requires=[
-        "torch>=2.10",  # below it, loading a checkpoint safely has a published hole
+        "torch>=2.10",  # the oldest tried
         "torchvision",
+        "safetensors>=0.4",  # checkpoints that cannot hold code
         "torchsummary==1.5.1",
         "matplotlib>=3.8",
         "tqdm>=4.60",

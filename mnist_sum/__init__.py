@@ -1,3 +1,3 @@
 """Two inputs, an MNIST image and a number 0-9; two outputs, the digit in the image and the sum."""
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"

@@ -1,28 +1,45 @@
-"""Both scripts' command lines: the flags, the checks of their values, and how any script ends.
+"""Every command line: the flags and the checks of their values.
 
 Standard library only: --help and every usage error answer without importing torch.
 """
 
 import argparse
 import math
-import os
-import sys
 from contextlib import suppress
 
 from mnist_sum import __version__
-from mnist_sum.errors import Fault
 from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 130 / 143 stopped by SIGINT / SIGTERM"
-LARGEST_SEED = 2**63 - 1
+LARGEST = 2**63 - 1
+DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
+FROM_RECIPE = "(default: the model's recipe, below)"
+WITH_RESUME = ("resume", "device", "data_dir", "json", "summary", "plot_graph", "report")
+ONNX_INTERFACE = """\
+the ONNX model, for any batch size B:
+  in   image         (B, 1, 28, 28) float32, white on black: (pixel / 255 - 0.1307) / 0.3081
+  in   number        (B, 10) float32, one-hot: 1 at the number, 0 to 9, and 0 elsewhere
+  out  digit_logits  (B, 10) float32, the digit 0 to 9
+  out  sum_logits    (B, 19) float32, the sum 0 to 18
+logits are raw: the largest is the prediction, and their softmax the probabilities"""
 
 
-def whole_number(text):
-    """A positive whole number."""
-    with suppress(ValueError):
-        if 0 < int(text) <= LARGEST_SEED:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+def whole_number(lowest, highest, meaning):
+    """An argument type: a whole number from lowest to highest, called by its meaning in the error."""
+
+    def convert(text):
+        with suppress(ValueError):
+            if lowest <= int(text) <= highest:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
+
+    return convert
+
+
+count = whole_number(1, LARGEST, "a positive whole number")
+seed = whole_number(0, LARGEST, f"a whole number from 0 to {LARGEST}")
+port = whole_number(0, 2**16 - 1, f"a port from 0 to {2**16 - 1}")
+digit = whole_number(0, 9, "a number from 0 to 9")
 
 
 def positive_number(text):
@@ -40,17 +57,38 @@ def file_name(text):
     return text
 
 
-def seed_number(text):
-    """A whole number that torch takes as a seed."""
-    with suppress(ValueError):
-        if 0 <= int(text) <= LARGEST_SEED:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
+class Parser(argparse.ArgumentParser):
+    """A parser that takes flags in full only, and refuses `--flag=--`, of which argparse before Python
+    3.13 makes an empty list."""
+
+    def __init__(self, prog, description, epilog=""):
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"{epilog}\n\n{EXIT_CODES}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"mnist_sum {__version__}")
+
+    def parse_args(self, args=None, namespace=None):
+        arguments = super().parse_args(args, namespace)
+        for name, value in vars(arguments).items():
+            if value == []:
+                self.error(f"argument {flag(name)}: expected one argument")
+        return arguments
+
+    def refuse(self, arguments, names, reason):
+        """End with a usage error where one of the flags was given."""
+        for name in names:
+            value = getattr(arguments, name)
+            if value is not None and value is not False:  # 0 is a seed
+                self.error(f"{flag(name)} {reason}")
 
 
-def default_data_folder():
-    """Where MNIST is looked for when no --data-dir is given."""
-    return os.environ.get("MNIST_SUM_DATA") or "data"
+def flag(name):
+    """The flag of an argument's name."""
+    return "--" + name.replace("_", "-")
 
 
 def _recipe_table():
@@ -64,236 +102,158 @@ def _recipe_table():
     return "\n".join(lines)
 
 
-def _parser(description, epilog):
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=epilog + "\n\n" + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"mnist_sum {__version__}")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto: CUDA when there is one, else the CPU (default: auto)",
-    )
-    parser.add_argument(
-        "--data",
-        choices=("auto", "mnist", "sample"),
-        default="auto",
-        help="auto: MNIST, else the 5,000-image sample with a warning (default: auto)",
-    )
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        type=file_name,
-        default=default_data_folder(),
-        help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout (default: off)")
-    return parser
+# fmt: off
+def _add_data_dir(add):
+    add("--data-dir", metavar="DIR", type=file_name, help="where MNIST lies or is downloaded to (default: "
+        "where a resumed run or the checkpoint's run had it, else $MNIST_SUM_DATA, else data)")
 
 
-def train_parser():
-    parser = _parser("Train a network that reads a digit and adds a number to it.", _recipe_table())
-    parser.add_argument(
-        "--model", choices=RECIPES, default=DEFAULT_MODEL, metavar="NAME",
-        help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_MODEL})",
-    )  # fmt: skip
-    recipe = "(default: the model's recipe, below)"
-    parser.add_argument("--epochs", type=whole_number, metavar="N", help=f"passes over the data {recipe}")
-    parser.add_argument(
-        "--batch-size", type=whole_number, metavar="N",
-        help="images a step (default: the model's recipe, below; on less data than MNIST's "
-        "60,000 images smaller in proportion, at least 16, tiny's and large's 128)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--lr", type=positive_number, metavar="RATE", help=f"learning rate, or its peak {recipe}"
-    )
-    parser.add_argument("--schedule", choices=CHOICES["schedule"], help=f"of the learning rate {recipe}")
-    parser.add_argument(
-        "--split", choices=CHOICES["split"],
-        help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
-        f"the 60,000 training images alone, the last 10,000 held out {recipe}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--teacher", type=file_name, metavar="FILE",
-        help="learn from this trained model's answers too (knowledge distillation); it must have been "
-        "trained on the same images (default: none)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=seed_number, default=0, metavar="N",
-        help="decides weights, order and numbers (default: 0)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default="auto",
-        help="auto: bf16 where the processor has it, else fp32 (default: auto)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--limit", type=whole_number, metavar="N",
-        help="use only the first N training and N test images (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save", action="store_true", help="write checkpoint.pt after every epoch (default: off)"
-    )
-    parser.add_argument(
-        "--output-dir", metavar="DIR", type=file_name,
-        help="the run's folder (default: a fresh one under runs/)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--resume", metavar="RUN_DIR", type=file_name,
-        help="go on with the run in this folder; of the other flags only --device, --data-dir, "
-        "--json, --summary, --plot-graph and --report may stand beside it",
-    )  # fmt: skip
-    parser.add_argument(
-        "--summary", "--summarize", action="store_true", help="print the layer table (default: off)"
-    )
-    parser.add_argument(
-        "--plot-graph", action="store_true",
-        help="draw training.png, testing.png, samples.png and model.png (default: off)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--report", action="store_true",
-        help="write report.md, with those pictures, into the run's folder (default: off)",
-    )  # fmt: skip
-    return parser
-
-
-BESIDE_RESUME = {"resume", "device", "data_dir", "json", "summary", "plot_graph", "report"}
+def _add_common(add):
+    """The flags that both scripts have."""
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="where to compute; auto: CUDA when there is one, else the CPU (default: auto)")
+    add("--data", choices=("auto", "mnist", "sample"), default="auto",
+        help="auto: MNIST, else the 5,000-image sample with a warning (default: auto)")
+    _add_data_dir(add)
+    add("--json", action="store_true", help="print JSON on stdout (default: off)")
 
 
 def parse_train(argv):
-    parser = train_parser()
-    arguments = parsed(parser, argv)
-    if arguments.resume is not None:
-        refused = sorted(
-            "--" + name.replace("_", "-") for name in _given(parser, argv) if name not in BESIDE_RESUME
-        )
-        if refused:
-            parser.error(f"{', '.join(refused)} cannot stand beside --resume: a run goes on as it began")
-    return arguments
-
-
-def parsed(parser, argv):
-    """What argparse makes of argv; up to Python 3.12 it takes `--flag=--` for an empty list."""
+    """train.py's flags as a Namespace; a usage error exits with 2."""
+    parser = Parser("train.py", "Train a network that classifies a digit and adds a number to it.",
+                    _recipe_table())
+    add = parser.add_argument
+    _add_common(add)
+    add("--model", choices=RECIPES, default=DEFAULT_MODEL, metavar="NAME",
+        help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_MODEL})")
+    add("--epochs", type=count, metavar="N", help=f"passes over the data {FROM_RECIPE}")
+    add("--batch-size", type=count, metavar="N",
+        help="images a step (default: the model's recipe, below; on less data than MNIST's 60,000 images "
+        "smaller in proportion, at least 16, tiny's and large's 128)")
+    add("--lr", type=positive_number, metavar="RATE", help=f"learning rate, or its peak {FROM_RECIPE}")
+    add("--schedule", choices=CHOICES["schedule"], help=f"of the learning rate {FROM_RECIPE}")
+    add("--split", choices=CHOICES["split"],
+        help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
+        f"the 60,000 training images alone, the last 10,000 held out {FROM_RECIPE}")
+    add("--teacher", type=file_name, metavar="FILE",
+        help="also learn from this trained model's outputs (knowledge distillation); it must have been "
+        "trained on the same images (default: none)")
+    add("--seed", type=seed, default=0, metavar="N", help="decides weights, order and numbers (default: 0)")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        help="auto: bf16 where the processor has it, else fp32 (default: auto)")
+    add("--limit", type=count, metavar="N",
+        help="use only the first N training and N test images (default: all)")
+    add("--save", action="store_true",
+        help="write checkpoint.safetensors after every epoch (default: off)")
+    add("--output-dir", metavar="DIR", type=file_name,
+        help="the run's folder (default: a new one under runs/)")
+    add("--resume", metavar="RUN_DIR", type=file_name,
+        help="resume the run in this folder; of the other flags only --device, --data-dir, --json, "
+        "--summary, --plot-graph and --report can be combined with it")
+    add("--summary", "--summarize", action="store_true", help="print the layer table (default: off)")
+    add("--plot-graph", action="store_true",
+        help="draw training.png, testing.png, samples.png and model.png (default: off)")
+    add("--report", action="store_true",
+        help="write report.md, with those pictures, into the run's folder (default: off)")
+    # fmt: on
     arguments = parser.parse_args(argv)
-    for name, value in vars(arguments).items():
-        if value == []:
-            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
+    if arguments.resume is not None:
+        nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))
+        given = [name for name, value in vars(parser.parse_args(argv, nothing)).items() if value is not None]
+        refused = ", ".join(sorted(flag(name) for name in given if name not in WITH_RESUME))
+        if refused:
+            parser.error(f"{refused} cannot be combined with --resume: a run resumes with its own settings")
     return arguments
 
 
-def _given(parser, argv):
-    """The names of the flags that stand in argv, whatever their values."""
-    nothing = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args(argv))))
-    return [name for name, value in vars(parser.parse_args(argv, nothing)).items() if value is not None]
-
-
-def digit_number(text):
-    """A whole number from 0 to 9."""
-    if len(text) == 1 and text in "0123456789":
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 9")
-
-
-def inference_parser():
-    parser = _parser(
-        "Read digits and add numbers with a trained model: random test images, your own images, or all.",
-        "Without --checkpoint: the newest runs/*/checkpoint.pt, else the one shipped in assets/.",
-    )
-    parser.add_argument(
-        "--total", type=whole_number, metavar="N",
-        help="predict N random test images, each with a random number (default: 25)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--image", nargs="+", action="extend", type=file_name, metavar="FILE",
-        help="read your own images, PNG or JPEG of one digit each (default: random test images)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--number", type=digit_number, metavar="0-9",
-        help="the number to add to the digit in each --image (default: none, it has to be given)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--evaluate", action="store_true",
-        help="the exhaustive test: every test image with each of the ten numbers (default: off)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--plot-graph", action="store_true",
-        help="with --evaluate: draw where the model errs (default: off)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", nargs="+", action="extend", metavar="FILE", type=file_name,
-        help="the trained model; with --evaluate several can be compared (default: see below)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", metavar="PATH", type=file_name,
-        help="where the picture goes (default: predictions.png, comparison.png for several models; "
-        "with --evaluate --plot-graph a folder, evaluation)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=seed_number, metavar="N",
-        help="decides which images and numbers (default: a new one each time)",
-    )  # fmt: skip
-    return parser
-
-
+# fmt: off
 def parse_inference(argv):
-    parser = inference_parser()
-    arguments = parsed(parser, argv)
-
-    def refuse(names, reason):
-        for name in names:
-            if getattr(arguments, name) not in (None, False):
-                parser.error(f"--{name.replace('_', '-')} {reason}")
-
-    several = arguments.checkpoint is not None and len(arguments.checkpoint) > 1
+    """inference.py's flags as a Namespace; a usage error exits with 2."""
+    parser = Parser(
+        "inference.py",
+        "Predict with a trained model: random test images, your own images, or the exhaustive test.",
+        f"Without --checkpoint: {DEFAULT_CHECKPOINT}.",
+    )
+    add = parser.add_argument
+    _add_common(add)
+    add("--total", type=count, metavar="N",
+        help="predict N random test images, each with a random number (default: 25)")
+    add("--image", nargs="+", action="extend", type=file_name, metavar="FILE",
+        help="predict your own images, PNG or JPEG of one digit each (default: random test images)")
+    add("--number", type=digit, metavar="0-9",
+        help="the number to add to the digit in each --image (default: none, it has to be given)")
+    add("--evaluate", action="store_true",
+        help="the exhaustive test: every test image with each of the ten numbers (default: off)")
+    add("--plot-graph", action="store_true",
+        help="with --evaluate: draw where the model errs (default: off)")
+    add("--checkpoint", nargs="+", action="extend", metavar="FILE", type=file_name,
+        help="the trained model; with --evaluate several can be compared (default: see below)")
+    add("--output", metavar="PATH", type=file_name,
+        help="where the picture goes (default: predictions.png, comparison.png for several models; "
+        "with --evaluate --plot-graph a folder, evaluation)")
+    add("--seed", type=seed, metavar="N",
+        help="decides which images and numbers (default: a new one each time)")
+    # fmt: on
+    arguments = parser.parse_args(argv)
+    several = len(arguments.checkpoint or ()) > 1
     if arguments.evaluate:
-        refuse(("total", "seed", "image", "number"), "is for predictions; --evaluate tests every image")
+        parser.refuse(arguments, ("total", "seed", "image", "number"),
+                      "is for predictions; --evaluate tests every image")  # fmt: skip
     else:
-        refuse(("plot_graph",), "needs --evaluate: it draws where the model errs")
+        parser.refuse(arguments, ("plot_graph",), "needs --evaluate: it draws where the model errs")
         if several:
             parser.error("several --checkpoint files are compared by --evaluate; a prediction takes one")
     if several:
-        refuse(("plot_graph",), "draws where one model errs; several are compared without it")
+        parser.refuse(arguments, ("plot_graph",), "draws where one model errs; several are compared without")
     elif arguments.evaluate and not arguments.plot_graph:
-        refuse(("output",), "has nothing to hold; --evaluate tests every image, add --plot-graph to draw")
+        parser.refuse(arguments, ("output",), "is of no use here; --evaluate tests every image, add "
+                      "--plot-graph to draw")  # fmt: skip
     if arguments.image is None:
-        refuse(("number",), "is added to the digit of an --image")
+        parser.refuse(arguments, ("number",), "is added to the digit of an --image")
     else:
-        refuse(("total", "seed"), "is for random test images; --image names them")
+        parser.refuse(arguments, ("total", "seed"), "is for random test images; --image names them")
         if arguments.number is None:
             parser.error("--image needs --number, the number to add")
     arguments.total = arguments.total or 25
     if arguments.output is None:
-        arguments.output = (
-            "comparison.png" if several else "evaluation" if arguments.evaluate else "predictions.png"
-        )
+        default = "evaluation" if arguments.evaluate else "predictions.png"
+        arguments.output = "comparison.png" if several else default
     return arguments
 
 
-def say(text="", file=None):
-    """Print a line at once. If its reader has gone (`| head -1`) or its disk is full, go on without."""
-    file = file or sys.stdout
-    try:
-        print(text, file=file, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+# fmt: off
+def parse_reproduce(argv, description):
+    """The flags of `python -m mnist_sum.reproduce`."""
+    parser = Parser("python -m mnist_sum.reproduce", description)
+    add = parser.add_argument
+    add("--models", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME",
+        help=f"which models (default: all: {', '.join(RECIPES)})")
+    add("--seeds", type=count, default=3, metavar="N",
+        help="runs of each model, with seeds 0 to N-1 (default: 3)")
+    _add_data_dir(add)
+    add("--teacher", type=file_name, metavar="FILE",
+        help="the teacher of every run, as train.py's --teacher; it cannot teach models of another split "
+        "than its own, so name --models too (default: none)")
+    add("--output-dir", type=file_name, default="runs/reproduction", metavar="DIR",
+        help="where the runs and the table go (default: runs/reproduction)")
+    return parser.parse_args(argv)
 
 
-def run(main, script):
-    """Run main(argv) and exit: a Fault, or a package not installed, is one line on stderr and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # of a stream that a notebook or a test put there
-            stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
-    try:
-        code = main(sys.argv[1:])
-    except Fault as fault:
-        say(f"{script}: error: {fault}", sys.stderr)
-        code = 1
-    except ModuleNotFoundError as absent:
-        say(f"{script}: error: {absent.name} is not installed; run: pip install -e .", sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+def parse_export(argv, description):
+    """The flags of `python -m mnist_sum.export`."""
+    parser = Parser("python -m mnist_sum.export", description, ONNX_INTERFACE)
+    parser.add_argument("checkpoint", nargs="?", type=file_name, metavar="CHECKPOINT",
+        help=f"the trained model (default: {DEFAULT_CHECKPOINT})")
+    parser.add_argument("--output", type=file_name, metavar="FILE", help="the ONNX file "
+        "(default: CHECKPOINT with the suffix .onnx; of a shipped model, in the current folder)")
+    return parser.parse_args(argv)
+
+
+def parse_demo(argv, description):
+    """The flags of `python -m mnist_sum.demo`."""
+    parser = Parser("python -m mnist_sum.demo", description)
+    parser.add_argument("--port", type=port, default=7860, metavar="N",
+        help="of this machine's loopback address; 0: any free port (default: 7860)")
+    parser.add_argument("--checkpoint", nargs="+", action="extend", type=file_name, metavar="FILE",
+        help="models of your own, listed before the shipped ones (default: the shipped ones alone)")
+    return parser.parse_args(argv)

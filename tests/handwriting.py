@@ -1,7 +1,7 @@
-"""Photographs and drawings of digits that the tests make themselves: strokes on paper under light.
+"""Synthetic pages: digits that this program draws, no person's handwriting and no photograph.
 
-drawn(digit, rng) gives an RGB PIL image; everything about it is drawn from rng: the shape of the
-digit, pen, ink, paper, light, rotation, place, size, noise, blur and JPEG's loss.
+drawn(digit, rng) gives one such page, an RGB PIL image: strokes on paper under light. All of it comes
+from rng: the digit's shape, pen, ink, paper, light, rotation, place, size, noise, blur and JPEG's loss.
 """
 
 import io
@@ -74,7 +74,7 @@ def strokes(digit, rng):
 
 
 def drawn(digit, rng):
-    """One image of the digit (RGB), 200 to 900 pixels wide, everything else drawn from rng."""
+    """Draw one synthetic page with the digit (PIL, RGB), 200 to 900 pixels wide; rng decides the rest."""
     dark = rng.random() < 0.25  # chalk on a board, or a drawing on black
     ink = (CHALK if dark else INKS)[rng.integers(3 if dark else len(INKS))]
     paper = (BOARDS if dark else PAPERS)[rng.integers(3 if dark else len(PAPERS))]

@@ -4,7 +4,7 @@ import torch
 from mnist_sum import augment
 from mnist_sum.augment import affine_draws, random_affine
 from mnist_sum.dataset import BACKGROUND, MEAN, STD
-from mnist_sum.randomness import generator
+from mnist_sum.system.randomness import generator
 
 
 @pytest.fixture
@@ -15,46 +15,42 @@ def images():
     return (pixels - MEAN) / STD
 
 
-def moved_by(images, *place):
-    return random_affine(images, affine_draws(len(images), generator(*place), images.device))
+def augmented(images, *key):
+    return random_affine(images, affine_draws(len(images), generator(*key), images.device))
 
 
-def test_it_is_a_pure_function_of_the_generator(images):
-    first = moved_by(images, 1, "affine", 2, 3)
-    assert torch.equal(first, moved_by(images, 1, "affine", 2, 3))
-    assert not torch.equal(first, moved_by(images, 1, "affine", 2, 4))
+def test_augmentation_is_a_pure_function_of_the_generator(images):
+    first = augmented(images, 1, "affine", 2, 3)
+    assert torch.equal(first, augmented(images, 1, "affine", 2, 3))
+    assert not torch.equal(first, augmented(images, 1, "affine", 2, 4))
 
 
-def test_the_draws_lie_between_minus_one_and_one():
+def test_draws_lie_between_minus_one_and_one():
     draws = affine_draws(1000, generator(0, "affine"), torch.device("cpu"))
     assert draws.shape == (6, 1000)
     assert -1 <= draws.min() < -0.99 and 0.99 < draws.max() < 1
 
 
-def test_every_image_is_moved_in_its_own_way(images):
-    moved = moved_by(images, 0, "affine")
+def test_every_image_gets_its_own_transformation(images):
+    moved = augmented(images, 0, "affine")
     assert moved.shape == images.shape
     assert len(torch.unique(moved.flatten(1), dim=0)) == 8
 
 
-def test_what_moves_in_is_background_and_the_ink_is_about_conserved(images):
-    moved = moved_by(images, 0, "affine")
+def test_padding_is_background_and_the_ink_is_about_conserved(images):
+    moved = augmented(images, 0, "affine")
     corners = moved[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
     torch.testing.assert_close(corners, torch.full_like(corners, BACKGROUND))
     ink, before = (moved - BACKGROUND).sum((1, 2, 3)), (images - BACKGROUND).sum((1, 2, 3))
     assert ((ink / before - 1).abs() < (1 + augment.SCALE) ** 2 * 1.1 - 1).all()
 
 
-def test_nothing_moves_when_every_amount_is_zero(images, monkeypatch):
-    for name in ("ROTATION", "SCALE", "SHEAR", "SHIFT"):
-        monkeypatch.setattr(augment, name, 0.0)
-    torch.testing.assert_close(moved_by(images, 0, "affine"), images, atol=1e-4, rtol=0)
+def test_draws_of_zero_leave_the_images_unchanged(images):
+    torch.testing.assert_close(random_affine(images, torch.zeros(6, 8)), images, atol=1e-4, rtol=0)
 
 
-def test_a_shift_moves_the_ink_by_whole_pixels(images, monkeypatch):
-    for name in ("ROTATION", "SCALE", "SHEAR"):
-        monkeypatch.setattr(augment, name, 0.0)
+def test_a_shift_by_whole_pixels_moves_the_ink_left_and_up(images, monkeypatch):
     monkeypatch.setattr(augment, "SHIFT", 2 / 14)
-    moved = random_affine(images, torch.ones(6, len(images)))
-    # The grid says where each pixel is taken from, so a positive shift moves the ink up and left.
+    draws = torch.tensor([0.0, 0, 0, 0, 1, 1]).unsqueeze(1).expand(6, 8)
+    moved = random_affine(images, draws)
     torch.testing.assert_close(moved[..., :-2, :-2], images[..., 2:, 2:], atol=1e-4, rtol=0)

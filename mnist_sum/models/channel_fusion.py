@@ -1,4 +1,4 @@
-"""`channel_fusion` (seed 000, 48,639 parameters): the number becomes one more channel of the image.
+"""`channel_fusion` (source 1, 48,639 parameters): the number becomes one more channel of the image.
 
     Conv2d 3x3               1 -> 7      28 -> 26        70
     Linear                  10 -> 676                  7,436    the number, as a 26x26 channel
@@ -10,9 +10,9 @@
     Linear                 576 -> 10                  5,770    the digit
     Linear                 576 -> 19                 10,963    the sum
 
-Chosen: ReLU after each convolution, which the table does not list and the text does not tell; and
-raw pixels of 0 to 255, as the seed's data frame holds them. In the log of its first three epochs the
-sum lags (training accuracy 11, 25, 85%); raw pixels give 10, 46, 93%, normalised ones 27, 88, 95%.
+Not published, chosen here: ReLU after each convolution; and raw pixels of 0 to 255, as the source's data
+frame holds them. In the source's log the sum lags over the first three epochs (training accuracy 11, 25,
+85%); here raw pixels give 10, 46, 93%, normalised ones 27, 88, 95%.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""`linear_adder` (seed 002, 452,678 parameters): a large reader, one linear layer to add.
+"""`linear_adder` (source 3, 452,678 parameters): a large digit classifier, one linear layer to add.
 
     Conv2d 3x3, ReLU     1 -> 16     28x28          160
     Conv2d 3x3, ReLU    16 -> 32     28 -> 14     4,640     pool
@@ -9,7 +9,7 @@
     Conv2d 3x3         256 -> 10      3 -> 1     23,050     the digit
     Linear              20 -> 19                    380     the sum: ten raw logits, ten-wide number
 
-The sum stalls far below the digit: one linear layer cannot add raw logits (see the README).
+The sum stalls far below the digit: one linear layer cannot add raw logits (see README.md in this folder).
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""`mlp_adder` (seed 001): convolutions and pools down to 1x1x10, then a few linear layers.
+"""`mlp_adder` (source 2, 40,493 parameters): convolutions down to 1x1x10, then a few linear layers.
 
-The seed tells the path (image -> 1x1x10 -> ten values, joined with the ten-wide number to 1x20,
-"a few fully connected layers" to 19) and no sizes. All sizes here are chosen:
+The source describes the path (image -> 1x1x10 -> ten values, concatenated with the ten-wide number to
+1x20, "a few Fully connected layers" to 19) without a size. All sizes are chosen here:
 
     Conv2d 3x3, ReLU, BatchNorm    1 -> 16    28x28
     Conv2d 3x3, ReLU, BatchNorm   16 -> 16    28x28, pool to 14

@@ -74,13 +74,13 @@ def _serve():
     import torch
     import torchvision  # noqa: F401  imported here so that no fork has to
 
-    from mnist_sum import checkpoint, dataset, device, files, models, recipes, report, runs
+    import mnist_sum.runs.trained  # noqa: F401  and with it all that both scripts need
+    from mnist_sum import models
 
     torch.set_num_threads(1)
-    for name in recipes.RECIPES:
+    for name in models.ARCHITECTURES:
         models.build(name)
     _keep_sample()
-    del checkpoint, dataset, device, files, report, runs
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -1,18 +1,19 @@
-"""What of a finished run must not depend on whether it was killed on the way."""
+"""What of a finished run must not depend on whether it was stopped or killed on the way."""
 
 import csv
 
 import torch
 
-from mnist_sum import checkpoint
+from mnist_sum.runs import checkpoint
+from mnist_sum.runs.folder import CHECKPOINT, HISTORY
 
 PARTS = ("model", "optimizer", "epoch", "step", "sums", "recipe", "seed", "data", "history")
 
 
 def outcome(folder):
     """All of it, so that two runs can be compared by ==: weights, optimizer, history, settings."""
-    content = checkpoint.load(folder / "checkpoint.pt")
-    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    content = checkpoint.load(folder / CHECKPOINT)
+    rows = list(csv.DictReader((folder / HISTORY).read_text().splitlines()))
     for row in (*rows, *content["history"]):
         del row["seconds"]  # a clock's reading, never twice the same
     return {**{name: bits(content[name]) for name in PARTS}, "history.csv": rows}
@@ -21,7 +22,7 @@ def outcome(folder):
 def epochs_done(folder):
     """Whole epochs in the folder's history.csv so far."""
     try:
-        return len((folder / "history.csv").read_text().splitlines()) - 1
+        return len((folder / HISTORY).read_text().splitlines()) - 1
     except OSError:
         return 0
 

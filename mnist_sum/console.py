@@ -1,0 +1,99 @@
+"""What a program says, on which stream, and how it ends. Standard library only.
+
+stdout has results, stderr has warnings, errors and progress bars. What accompanies the results, such
+as where a picture lies, is on stdout too, or on stderr where stdout is for JSON.
+"""
+
+import json
+import os
+import sys
+from contextlib import suppress
+
+_stdout_is_json = _silent = False
+_program = "mnist_sum"
+
+
+class UserError(Exception):
+    """Something the user can act on; its message is one line that says what is wrong and what to do.
+
+    A program prints it as `train.py: error: …` and exits with 1. Anything else that is raised is a
+    defect of this package and keeps its traceback.
+    """
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+def one_line(text):
+    """The text, a file's name say, as one line that can be printed and drawn."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+
+
+def keep_stdout_for_json(choice):
+    """Whether results are printed as JSON from now on, and notes on stderr."""
+    global _stdout_is_json
+    _stdout_is_json = choice
+
+
+def silence(choice):
+    """Whether this process prints nothing but errors from now on, as ranks above 0 do."""
+    global _silent
+    _silent = choice
+
+
+def results(rows, text):
+    """Print results on stdout: the text or, where that is for JSON, each of the rows (dicts) as a line."""
+    _print("\n".join(map(json.dumps, rows)) if _stdout_is_json else text, sys.stdout)
+
+
+def note(text):
+    """Print what accompanies the results: on stdout, or on stderr where stdout is for JSON."""
+    _print(text, sys.stderr if _stdout_is_json else sys.stdout)
+
+
+def warn(text):
+    """Print a warning on stderr."""
+    _print(f"warning: {one_line(text)}", sys.stderr)
+
+
+def error(problem):
+    """Print an error on stderr, as `train.py: error: …`; on ranks above 0 too."""
+    _print(f"{_program}: error: {problem}", sys.stderr, even_if_silent=True)
+
+
+def progress(iterable=None, **options):
+    """A tqdm progress bar over the iterable, on stderr and only where that is a terminal."""
+    from tqdm import tqdm
+
+    hidden = _silent or sys.stderr is None  # as after `2>&-`; None has tqdm see whether it is a terminal
+    return tqdm(iterable, leave=False, file=sys.stderr, disable=hidden or None, **options)
+
+
+def run_script(main, program):
+    """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1."""
+    global _program
+    _program = program
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # of a stream that a notebook or a test put there
+            stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
+    try:
+        code = main(sys.argv[1:])
+    except UserError as problem:
+        error(problem)
+        code = 1
+    except ModuleNotFoundError as absent:
+        error(f"{absent.name} is not installed; run: pip install -e .")
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _print(text, stream, even_if_silent=False):
+    """At once. Without a stream (`2>&-`), a reader (it was `| head -1`) or space on the disk, go on."""
+    if stream is None or _silent and not even_if_silent:
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,1 @@
+"""A web page to draw a digit on, which shows what the models predict: `python -m mnist_sum.demo`."""

@@ -1,0 +1,1 @@
+"""What a trained model can do: the exhaustive test, where it errs, predictions."""

@@ -1,0 +1,1 @@
+"""Pictures (plots, errors) and the layer table (layers)."""

@@ -1,0 +1,309 @@
+"""Checkpoints: a safetensors file, which holds tensors and text and cannot express code.
+
+Tensors: `model.NAME` as the model's state_dict() names them, `optimizer.INDEX.NAME`, `history`, a row of
+training.ROW for each epoch, and in the middle of an epoch `sums`. The header's metadata has one key,
+`mnist_sum`, with the rest as JSON text; in it stands the SHA-256 of all other content, so that one
+flipped bit is noticed. Any other program reads the weights so:
+
+    from safetensors import safe_open
+    with safe_open("checkpoint.safetensors", "pt") as file:
+        weights = {name[6:]: file.get_tensor(name) for name in file.keys() if name.startswith("model.")}
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from mnist_sum import __version__, models
+from mnist_sum.console import UserError
+from mnist_sum.metrics import no_sums
+from mnist_sum.recipes import CHOICES, RECIPES, Recipe
+from mnist_sum.system.device import place
+from mnist_sum.system.files import write_atomically
+from mnist_sum.system.processes import size
+from mnist_sum.training import ROW, TrainingState, make_optimizer
+
+KEY, FORMAT = "mnist_sum", 2
+LARGEST_FILE = 32 << 20  # bytes; the largest model with Adam's state takes 6 MB
+LARGEST_HEADER = 1 << 20  # bytes; a thousand tensors take 200 kB
+TYPES = {
+    "model_name": (str,),
+    "recipe": (dict,),
+    "seed": (int,),
+    "precision": (str,),
+    "epoch": (int,),
+    "step": (int,),
+    "seconds": (float,),
+    "data": (dict,),
+    "data_dir": (str, type(None)),
+    "environment": (dict,),
+}
+
+
+def save(path, state, data, data_dir=None):
+    """Write the training state to path, whole or not at all; raises UserError where that fails.
+
+    data: what describe_data() said of its data; data_dir: the folder that MNIST lay in.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    if state.epoch < state.recipe.epochs:  # a finished run has no step to do that would need momenta
+        tensors |= _flat(state.optimizer.state_dict()["state"])
+    if state.sums is not None:
+        tensors["sums"] = state.sums
+    rows = [[row[name] for name in ROW] for row in state.history]
+    tensors["history"] = torch.tensor(rows, dtype=torch.float64).view(-1, len(ROW))
+    text = {name: getattr(state, name) for name in ("model_name", "seed", "precision", "epoch", "step")}
+    text |= {"format": FORMAT, "recipe": dataclasses.asdict(state.recipe), "seconds": state.seconds}
+    text |= {"data": data, "data_dir": data_dir}
+    text["environment"] = environment(next(state.model.parameters()).device)
+    write_atomically(path, encode(tensors, text))
+
+
+def describe_data(data):
+    """What a checkpoint remembers of its data: name, sizes, fingerprint."""
+    return {
+        "name": data.name,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "fingerprint": data.fingerprint(),
+    }
+
+
+def environment(device):
+    """What else can change a result's last bits: versions, device and processes, threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "mnist_sum": __version__,
+        "torch": str(torch.__version__),
+        "device": name if size() == 1 else f"{name}, {size()} processes",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def encode(tensors, text):
+    """The bytes of a safetensors file with these {name: tensor} and this dict of JSON values."""
+    # Copies, because safetensors takes no tensors that share memory, as tied weights do.
+    copied = {"copy": True, "memory_format": torch.contiguous_format}
+    tensors = {name: tensor.detach().to("cpu", **copied) for name, tensor in tensors.items()}
+    text = json.dumps({**text, "sha256": digest(tensors, text)})
+    # One key: safetensors writes several in an order that differs from save to save.
+    return safetensors.torch.save(tensors, {KEY: text})
+
+
+def digest(tensors, text):
+    """SHA-256 over the text and over each tensor's name, type, shape and bytes: 64 hexadecimal digits."""
+    found = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def read_file(path):
+    """The bytes of the file at path; raises UserError where it cannot be read or is too large."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            folder = "is a folder; name the checkpoint.safetensors in it"
+            raise UserError(f"{path} {folder if path.is_dir() else 'does not exist'}")
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def load(path, content=None):
+    """The checkpoint at path as a dict whose every field has been checked.
+
+    Its keys are those of TYPES, sha256, and model {name: tensor}, optimizer {index: {name: tensor}},
+    sums (a tensor or None) and history (a list of rows). content: the file's bytes, where they have been
+    read already. Raises UserError, whose one line names the path and the first thing wrong.
+    """
+    try:
+        return _checked(*_decoded(read_file(path) if content is None else content))
+    except _Unfit as unfit:
+        raise UserError(f"{path} {unfit}") from None
+
+
+def load_model(path, device, content=None):
+    """(model in evaluation mode on the device, the checked checkpoint) from the file at path; see load."""
+    stored = load(path, content)
+    model = models.build(stored["model_name"])
+    model.load_state_dict(stored["model"])
+    return place(model, device).eval(), stored
+
+
+def load_state(path, device):
+    """(a TrainingState on the device, ready for fit(), and the checked checkpoint) of the file at path."""
+    model, stored = load_model(path, device)
+    recipe = Recipe(**stored["recipe"])
+    optimizer = make_optimizer(model, recipe)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": stored["optimizer"], "param_groups": groups})
+    for parameter, entry in optimizer.state.items():  # in the parameter's memory format, as fused
+        for name, value in entry.items():  # steps walk both in the order of their memory
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter).copy_(value)
+    sums = stored["sums"]
+    state = TrainingState(
+        **{name: stored[name] for name in ("model_name", "seed", "precision", "epoch", "step")},
+        **{name: stored[name] for name in ("seconds", "history")},
+        recipe=recipe,
+        model=model,
+        optimizer=optimizer,
+        sums=None if sums is None else sums.to(device),
+    )
+    return state, stored
+
+
+class _Unfit(Exception):
+    """What is wrong with a checkpoint, as the end of a sentence that starts with its path."""
+
+
+def _decoded(content):
+    """(tensors, text) of a safetensors file's bytes, their SHA-256 verified."""
+    if content.startswith(b"PK\x03\x04"):
+        raise _Unfit("is a checkpoint of the older format (mnist_sum 1, a zip of pickles), which is not "
+                     "read any more; train the model again, or use it with mnist_sum 1")  # fmt: skip
+    header_bytes = int.from_bytes(content[:8], "little")
+    if header_bytes > min(LARGEST_HEADER, len(content)):
+        raise _Unfit("is not a mnist_sum checkpoint, or is cut short")
+    try:
+        header = json.loads(content[8 : 8 + header_bytes])
+        text = json.loads(header["__metadata__"][KEY])
+        tensors = safetensors.torch.load(content)
+        expected = text.pop("sha256")
+        found = digest(tensors, text)
+    except Exception:  # whatever a damaged or hostile file can make the parsers raise
+        raise _Unfit("is not a mnist_sum checkpoint, or is damaged") from None
+    if found != expected:
+        raise _Unfit("is damaged: its SHA-256 does not match")
+    return tensors, {**text, "sha256": expected}
+
+
+def _checked(tensors, text):
+    """The checkpoint as a dict, from what its file holds, after checks of every field and tensor."""
+    version = text.get("format")
+    if type(version) is not int or version != FORMAT:
+        shown = f" {version}" if type(version) is int and abs(version) < 10**6 else ""
+        raise _Unfit(f"has an unknown format{shown}; this version of mnist_sum reads {FORMAT}")
+    for name, types in TYPES.items():
+        if name not in text or type(text[name]) not in types:
+            raise _Unfit(f"has no {name}, or one of an unfit type")
+    name, epoch, step = text["model_name"], text["epoch"], text["step"]
+    if name not in RECIPES:
+        raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+    recipe = _checked_recipe(text["recipe"])
+    if not 0 <= text["seed"] < 2**63 or text["precision"] not in ("fp32", "bf16"):
+        raise _Unfit("has an impossible seed or precision")
+    if not (math.isfinite(text["seconds"]) and text["seconds"] >= 0):
+        raise _Unfit("has impossible seconds")
+    _check_texts("data", text["data"], numbers=("train_images", "test_images"),
+                 texts=("name", "fingerprint"))  # fmt: skip
+    _check_texts("environment", text["environment"], ("threads",), ("mnist_sum", "torch", "device"))
+    steps = math.ceil(text["data"]["train_images"] / recipe.batch_size) if epoch < recipe.epochs else 0
+    if not (0 <= epoch <= recipe.epochs and 0 <= step <= steps):
+        raise _Unfit("has an impossible epoch or step")
+
+    history = tensors.get("history")
+    if history is None or history.shape != (epoch, len(ROW)):
+        raise _Unfit("has a history that does not match its epoch")
+    model = models.build(name)
+    expected = {"history": torch.empty_like(history, dtype=torch.float64)}
+    expected |= {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    if step > 0:
+        expected["sums"] = no_sums("cpu")
+    if epoch + step > 0 and epoch < recipe.epochs:
+        expected |= _flat(_optimizer_state(model, recipe))
+    _check_tensors(tensors, expected)
+    if step > 0 and not tensors["sums"][-1] > 0:
+        raise _Unfit("has sums that do not match its step")
+    rows = history.tolist()
+    if [row[0] for row in rows] != list(range(1, epoch + 1)):
+        raise _Unfit("has a history that does not match its epoch")
+    optimizer = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, entry = key.split(".")
+            optimizer.setdefault(int(index), {})[entry] = tensor
+    return {
+        **text,
+        "model": {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("model.")},
+        "optimizer": optimizer,
+        "sums": tensors.get("sums"),
+        "history": [dict(zip(ROW, (int(number), *row), strict=True)) for number, *row in rows],
+    }
+
+
+def _checked_recipe(settings):
+    try:
+        recipe = Recipe(**settings)
+    except TypeError:
+        raise _Unfit("has a recipe with other settings than this version's") from None
+    for field in dataclasses.fields(Recipe):
+        value = getattr(recipe, field.name)
+        fits = type(value) is field.type
+        if field.type is int:
+            fits = fits and 0 < value < 2**63
+        elif field.type is float:
+            lowest = 0.0 if field.name == "weight_decay" else math.ulp(0.0)
+            fits = fits and lowest <= value < math.inf
+        elif field.name == "teacher":
+            fits = fits and (value == "none" or len(value) == 64 and set(value) <= set("0123456789abcdef"))
+        else:
+            fits = fits and value in CHOICES[field.name]
+        if not fits:
+            raise _Unfit(f"has a recipe with an impossible {field.name}")
+    return recipe
+
+
+def _check_texts(what, found, numbers, texts):
+    """Its values are printed; so they are short and printable."""
+    fits = set(found) == {*numbers, *texts}
+    fits = fits and all(type(found[name]) is int and 0 < found[name] < 2**31 for name in numbers)
+    if not fits or not all(_printable(found[name]) for name in texts):
+        raise _Unfit(f"does not tell its {what}")
+
+
+def _printable(text):
+    return type(text) is str and text.isprintable() and len(text) < 200
+
+
+def _optimizer_state(model, recipe):
+    """The state {index: {name: tensor}} of the recipe's optimizer after a step with gradients of zero."""
+    optimizer = make_optimizer(model, recipe)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return optimizer.state_dict()["state"]
+
+
+def _flat(state):
+    """{index: {name: tensor}} as {"optimizer.INDEX.NAME": tensor}."""
+    return {
+        f"optimizer.{index}.{name}": tensor
+        for index, entry in state.items()
+        for name, tensor in entry.items()
+    }
+
+
+def _check_tensors(found, expected):
+    for name, model in expected.items():
+        tensor = found.get(name)
+        if tensor is None:
+            raise _Unfit(f"lacks the tensor {name}; a checkpoint of an older version has to be trained again")
+        if tensor.shape != model.shape or tensor.dtype != model.dtype:
+            kinds = [f"{each.dtype} of shape {tuple(each.shape)}" for each in (tensor, model)]
+            raise _Unfit(f"has as tensor {name} {kinds[0]:.60}, not {kinds[1]}; "
+                         "a checkpoint of an older version has to be trained again")  # fmt: skip
+        if not torch.isfinite(tensor).all():
+            raise _Unfit(f"has a tensor {name} that is not finite")
+    for name in found:
+        if name not in expected:
+            raise _Unfit(f"has an unknown tensor {name!r:.60}")

@@ -1,0 +1,96 @@
+"""A run's folder: where it is, what lies in it, and which one is the newest."""
+
+import os
+import shlex
+import time
+from pathlib import Path
+
+from mnist_sum import models
+from mnist_sum.console import UserError
+from mnist_sum.recipes import DEFAULT_MODEL
+from mnist_sum.system.files import make_folder
+
+RUNS = Path("runs")
+CHECKPOINT, TEACHER = "checkpoint.safetensors", "teacher.safetensors"  # the latter a copy, for --resume
+HISTORY, SETTINGS, REPORT = "history.csv", "settings.json", "report.md"
+
+
+def new_folder(requested, model_name):
+    """The folder of a new run, created: the requested one, else a new one under runs/.
+
+    Raises UserError where it cannot be written to.
+    """
+    if requested is None:
+        stem = RUNS / time.strftime(f"%Y%m%d-%H%M%S-{model_name}")
+        requested, attempt = stem, 1
+        while requested.exists():
+            attempt += 1
+            requested = stem.with_name(f"{stem.name}-{attempt}")
+    return make_folder(requested)
+
+
+def refuse_to_overwrite(folder):
+    """Raise UserError if the folder already holds a run."""
+    if (folder / CHECKPOINT).exists():
+        raise UserError(f"{folder} already holds a run; resume it with {resume_command(folder)}, or "
+                        "choose another --output-dir")  # fmt: skip
+    if (folder / HISTORY).exists():
+        raise UserError(f"{folder} already holds a run ({HISTORY}); choose another --output-dir")
+
+
+def refuse_another_teacher(folder, content):
+    """Raise UserError where anything but this content lies in the place of the teacher's copy."""
+    path = folder / TEACHER
+    try:
+        fits = not path.exists() or path.read_bytes() == content
+    except OSError:  # a folder, or a file that is not ours to read
+        fits = False
+    if not fits:
+        raise UserError(f"{path} is there already and is not this run's teacher; choose another --output-dir")
+
+
+def resume_command(folder):
+    """The command line that resumes the run in the folder."""
+    return shlex.join(["python", "train.py", "--resume", str(folder)])
+
+
+def evaluate_command(folder):
+    """The command line that tests the model in the folder; in runs/ it is the newest, and so the default."""
+    named = [] if folder.parent == RUNS else ["--checkpoint", str(folder / CHECKPOINT)]
+    return shlex.join(["python", "inference.py", "--evaluate", *named])
+
+
+def existing_folder(folder):
+    """The folder of a run to resume; raises UserError where there is no checkpoint in it."""
+    folder = Path(folder)
+    if not os.path.isfile(folder / CHECKPOINT):
+        if os.path.isfile(folder / "checkpoint.pt"):
+            raise UserError(f"{folder} holds a run of mnist_sum 1, whose checkpoint.pt is not read any "
+                            "more; train it again, or resume it with mnist_sum 1")  # fmt: skip
+        raise UserError(f"there is no {CHECKPOINT} in {folder}; a run can be resumed if it was "
+                        "started with --save")  # fmt: skip
+    return make_folder(folder)
+
+
+def data_folder(requested, recorded=None):
+    """Where to look for MNIST: in the requested folder, else in the one that a checkpoint recorded if it
+    is there, else in $MNIST_SUM_DATA, else in data."""
+    if requested is None and recorded is not None and os.path.isdir(os.path.join(recorded, "MNIST", "raw")):
+        return recorded
+    return requested or os.environ.get("MNIST_SUM_DATA") or "data"
+
+
+def default_checkpoint():
+    """The newest checkpoint of a whole epoch under runs/, else the one that ships with the package."""
+    trained = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if _epochs(path.parent)]
+    if trained:
+        return max(trained, key=lambda path: path.stat().st_mtime)
+    return models.shipped(DEFAULT_MODEL)
+
+
+def _epochs(folder):
+    """The whole epochs in the folder's history."""
+    try:
+        return len((folder / HISTORY).read_bytes().splitlines()) - 1
+    except OSError:
+        return 0

@@ -1,0 +1,156 @@
+"""A run as text: the table on the screen, history.csv, settings.json and report.md."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+from mnist_sum.augment import ROTATION, SCALE, SHEAR, SHIFT
+from mnist_sum.loss import TEACHER_SHARE, TEMPERATURE
+from mnist_sum.training import ROW
+
+TEMPLATE = Path(__file__).with_name("report_template.md")
+PICTURES = {
+    "training.png": "Loss and accuracy on the training images, by epoch",
+    "testing.png": "Loss and accuracy of the exhaustive test, by epoch",
+    "samples.png": "Random samples of the data set",
+    "model.png": "The layers and where the number reaches them",
+}
+
+
+def table_head():
+    """The two lines above the table of epochs, 95 columns wide."""
+    part, outputs = " | {:>17} {:>15}", f" | {'digit':>8} {'sum':>8} {'digit':>7} {'sum':>7}"
+    titles = part.format("training loss", "accuracy") + part.format("test loss", "accuracy")
+    return f"{'':23}{titles}\nepoch {'lr':>9} {'seconds':>7}{2 * outputs}"
+
+
+def table_line(row):
+    """One epoch's row as one line: losses in nats, accuracies in percent."""
+    line = f"{row['epoch']:5} {row['lr']:9.6f} {row['seconds']:7.1f}"
+    for part in ("train", "test"):
+        losses = (f"{row[f'{part}_{output}_loss']:8.4f}" for output in ("digit", "sum"))
+        accuracies = (f"{row[f'{part}_{output}_accuracy']:7.2%}" for output in ("digit", "sum"))
+        line += f" | {' '.join(losses)} {' '.join(accuracies)}"
+    return line
+
+
+def result_line(state, test_images):
+    """What a run has reached, in one sentence."""
+    last, seconds = state.history[-1], sum(row["seconds"] for row in state.history)
+    part = "held-out" if state.recipe.split == "validation" else "test"
+    return (
+        f"reached: digit {last['test_digit_accuracy']:.2%}, sum {last['test_sum_accuracy']:.2%} on "
+        f"{test_images:,} {part} images x 10 numbers; {state.epoch} of {state.recipe.epochs} epochs, "
+        f"{seconds:.0f} s"
+    )
+
+
+def history_csv(history):
+    """The rows as the bytes of history.csv, numbers in full so that they read back exactly."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ROW, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()
+
+
+def settings_json(state, data, data_dir):
+    """What decides the run, as the bytes of settings.json; data as checkpoint.describe_data says."""
+    settings = {
+        "model": state.model_name,
+        "seed": state.seed,
+        "precision": state.precision,
+        "recipe": dataclasses.asdict(state.recipe),
+        "data": data,
+        "data_dir": data_dir,
+    }
+    return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+NUMBERS = {
+    "fresh": "drawn evenly from 0 to 9, anew in every epoch",
+    "fixed": "drawn evenly from 0 to 9 once, and the same in every epoch",
+}
+SPLITS = {
+    "standard": "the data's own split",
+    "pooled": "all images in one pool, split at random 80 / 20",
+    "validation": "the training images alone, the last sixth held out; the test images were not looked at",
+}
+TEACHER = f"""
+This run has a teacher (knowledge distillation): a trained model that predicted every training image once, as
+it is. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
+{TEACHER_SHARE * TEMPERATURE:.1f} times two towards the teacher's outputs, with all logits
+divided by {TEMPERATURE:g}.
+"""
+AUGMENTATIONS = {
+    "none": "Images are used as they are.",
+    "affine": "Every training image is rotated, scaled, sheared and shifted, by up to "
+    f"{math.degrees(ROTATION):g} degrees, {SCALE:.0%}, {SHEAR:.0%} and {14 * SHIFT:g} pixels, anew in "
+    "every epoch.",
+}
+
+
+def draw_pictures(state, data, folder):
+    """Draw the run's PICTURES into its folder."""
+    import torch
+
+    from mnist_sum.figures import layers, plots
+    from mnist_sum.system.randomness import generator
+
+    name = f"{state.model_name} on {data.name}"
+    plots.draw_history(state.history, "train", f"{name}: training", folder / "training.png")
+    plots.draw_history(state.history, "test", f"{name}: exhaustive test", folder / "testing.png")
+    draws = generator(state.seed, "samples")
+    index = torch.randint(len(data.train), (20,), generator=draws)
+    numbers = torch.randint(10, (20,), generator=draws).tolist()
+    images, digits = data.train.images[index], data.train.digits[index].tolist()
+    plots.draw_samples(images, digits, numbers, folder / "samples.png")
+    rows, inputs = layers.layer_rows(state.model), layers.layer_inputs(state.model)
+    plots.draw_model(rows, inputs, state.model_name, folder / "model.png")
+
+
+def run_report(state, data, environment):
+    """The run's report.md as bytes: what was trained on what, how, and with which result.
+
+    data and environment as checkpoint.describe_data and checkpoint.environment give them. It shows the
+    PICTURES, which lie beside it.
+    """
+    from mnist_sum.figures.layers import layer_table
+
+    recipe, last = state.recipe, state.history[-1]
+    log = "\n".join(
+        f"| {row['epoch']} | {row['lr']:.6f} | {row['seconds']:.1f} "
+        + "".join(
+            f"| {row[f'{part}_digit_loss']:.4f} / {row[f'{part}_sum_loss']:.4f} "
+            f"| {row[f'{part}_digit_accuracy']:.2%} / {row[f'{part}_sum_accuracy']:.2%} "
+            for part in ("train", "test")
+        )
+        + "|"
+        for row in state.history
+    )
+    return (
+        TEMPLATE.read_text(encoding="utf-8")
+        .format(
+            state=state,
+            data=data,
+            environment=environment,
+            last=last,
+            part="validation" if recipe.split == "validation" else "test",
+            cases=10 * data["test_images"],
+            split=SPLITS[recipe.split],
+            numbers=NUMBERS[recipe.numbers],
+            augmentation=AUGMENTATIONS[recipe.augmentation],
+            architecture=sys.modules[type(state.model).__module__].__doc__.strip(),
+            layer_table=layer_table(state.model),
+            settings="\n".join(f"| {name} | {value} |" for name, value in dataclasses.asdict(recipe).items()),
+            seconds=sum(row["seconds"] for row in state.history),
+            teacher="" if recipe.teacher == "none" else TEACHER,
+            log=log,
+            images="\n\n".join(f"![{caption}]({name})\n\n*{caption}*" for name, caption in PICTURES.items()),
+        )
+        .encode()
+    )

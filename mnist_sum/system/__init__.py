@@ -1,0 +1,1 @@
+"""What any program needs of the machine: devices, files, processes, random draws."""

@@ -1,0 +1,218 @@
+"""Knowledge distillation: its loss by hand, the teacher's logits, and runs that learn from them."""
+
+import dataclasses
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from stress import forks
+from stress.forks import wait_for
+from stress.outcome import bits, epochs_done, outcome
+from torch.nn.functional import cross_entropy
+
+from mnist_sum import models, runs, training
+from mnist_sum.console import UserError
+from mnist_sum.dataset import MnistSum, batches, normalised, one_hot
+from mnist_sum.loss import TEACHER_SHARE, TEMPERATURE, distillation_loss
+from mnist_sum.models.exact_addition import add_exactly
+from mnist_sum.recipes import RECIPES
+from mnist_sum.runs import checkpoint, distillation, folder
+from mnist_sum.runs.distillation import Teacher, load_teacher
+from mnist_sum.training import fit, new_state
+
+CPU = torch.device("cpu")
+
+
+def random_logits(*shape):
+    digit_logits = torch.randn(*shape, 10)
+    return digit_logits, add_exactly(digit_logits, one_hot(torch.arange(shape[-1]) % 10))
+
+
+def soft_cross_entropy(student, teacher):
+    """Case by case, class by class, in Python's own arithmetic."""
+    cases = []
+    for a, b in zip(student.double() / TEMPERATURE, teacher.double() / TEMPERATURE, strict=True):
+        logs = a.log_softmax(0).tolist()
+        cases.append(-sum(p * log for p, log in zip(b.softmax(0).tolist(), logs, strict=True)))
+    return sum(cases) / len(cases)
+
+
+def test_distillation_loss_is_the_weighted_mean_of_both_losses_worked_out_by_hand():
+    student, teacher, loss = random_logits(6), random_logits(6), torch.tensor(3.0)
+    soft_loss = sum(map(soft_cross_entropy, student, teacher))
+    expected = (1 - TEACHER_SHARE) * 3 + TEACHER_SHARE * TEMPERATURE * soft_loss
+    assert distillation_loss(loss, student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_distillation_loss_of_bfloat16_logits_is_computed_in_float32():
+    student, teacher = [logits.bfloat16() for logits in random_logits(6)], random_logits(6)
+    expected = distillation_loss(0.0, [logits.float() for logits in student], teacher)
+    assert torch.equal(distillation_loss(0.0, student, teacher), expected)
+
+
+def test_distillation_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
+    students, teacher = random_logits(3, 6), random_logits(6)
+    each = [distillation_loss(0.0, member, teacher) for member in zip(*students, strict=True)]
+    torch.testing.assert_close(distillation_loss(0.0, students, teacher), sum(each) / 3)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_the_gradient_vanishes_only_where_the_student_equals_the_teacher(equal):
+    student, teacher = random_logits(6), random_logits(6)
+    logits = [part.clone().requires_grad_() for part in (teacher if equal else student)]
+    distillation_loss(0.0, logits, teacher).backward()
+    assert all(torch.isfinite(part.grad).all() for part in logits)
+    assert all((part.grad.abs().max() < 1e-6) == equal for part in logits)
+
+
+@pytest.mark.parametrize("name", ["tiny", "compact"])
+def test_teacher_logits_are_the_models_digit_logits_added_exactly(name, few, monkeypatch):
+    monkeypatch.setattr(distillation, "IMAGES_AT_ONCE", 10)
+    torch.manual_seed(1)
+    model = models.build(name).eval()
+    (image, number), _ = MnistSum(few.train)[torch.arange(len(few.train))]
+    index = torch.tensor([5, 0, 7])
+    digit_logits = model(image[index], number[index])[0].detach()
+    expected = digit_logits, add_exactly(digit_logits, number[index])
+    computed = Teacher(model, few.train.images).logits(index, number[index])
+    for one, other in zip(computed, expected, strict=True):
+        torch.testing.assert_close(one, other)
+        assert not one.requires_grad
+
+
+def distilled_state(few, epochs):
+    torch.manual_seed(1)
+    recipe = RECIPES["tiny"].overridden(epochs=epochs, batch_size=16, teacher=64 * "0")
+    state = new_state("tiny", recipe, 0, CPU, "fp32")
+    state.teacher = Teacher(models.build("compact").eval(), few.train.images)
+    return state
+
+
+@pytest.mark.parametrize("lacking", ["state", "recipe"])
+def test_fit_refuses_a_state_and_a_recipe_that_disagree_about_the_teacher(lacking, few):
+    state = distilled_state(few, epochs=1)
+    if lacking == "state":
+        state.teacher = None
+    else:
+        state.recipe = dataclasses.replace(state.recipe, teacher="none")
+    with pytest.raises(UserError, match="teacher"):
+        next(fit(state, few.train, few.test))
+
+
+def test_every_step_has_the_labels_and_the_teachers_logits_of_its_own_images(few, monkeypatch):
+    state, steps = distilled_state(few, epochs=2), []
+
+    def noted(loss, logits, teacher_logits):
+        steps.append((loss.item(), logits[0].detach(), teacher_logits[0]))
+        return distillation_loss(loss, logits, teacher_logits)
+
+    monkeypatch.setattr(training, "distillation_loss", noted)
+    list(fit(state, few.train, few.test))
+    parts = [part for epoch in (0, 1) for part in batches(len(few.train), 16, state.seed, epoch)]
+    for part, (loss, (logits,), teacher_logits) in zip(parts, steps, strict=True):
+        assert torch.equal(teacher_logits, state.teacher.digit_logits[part])
+        # Twice: tiny's loss of the sum is that of the digit.
+        assert loss == pytest.approx(2 * cross_entropy(logits, few.train.digits[part]).item(), rel=1e-4)
+
+
+def test_a_teacher_changes_the_weights_that_are_trained(few):
+    distilled, plain = distilled_state(few, epochs=1), distilled_state(few, epochs=1)
+    plain.teacher, plain.recipe = None, dataclasses.replace(plain.recipe, teacher="none")
+    assert bits(distilled.model.state_dict()) == bits(plain.model.state_dict())
+    for state in (distilled, plain):
+        list(fit(state, few.train, few.test))
+    assert bits(distilled.model.state_dict()) != bits(plain.model.state_dict())
+
+
+def train(**settings):
+    """A run in this process, on the data of the fixture teacher_file."""
+    with runs.opened(CPU, **settings) as run:
+        run.announce()
+        for row in fit(run.state, run.data.train, run.data.test):
+            run.record(row)
+
+
+@pytest.fixture
+def teacher_file(few, monkeypatch, tmp_path):
+    """The checkpoint of a model trained on noise, which then is the data of every run in this process."""
+    monkeypatch.setattr(runs, "load", lambda *_: few)
+    train(model="compact", epochs=1, save=True, output_dir=tmp_path / "teacher")
+    return tmp_path / "teacher" / folder.CHECKPOINT
+
+
+def test_a_loaded_teacher_predicts_the_training_images(teacher_file, few):
+    teacher, sha256 = load_teacher(teacher_file, few, CPU)
+    model, stored = checkpoint.load_model(teacher_file, CPU)
+    expected = model(normalised(few.train.images.unsqueeze(1)), one_hot(few.train.digits))[0].detach()
+    torch.testing.assert_close(teacher.digit_logits, expected)
+    assert (teacher.content, sha256) == (teacher_file.read_bytes(), stored["sha256"])
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another checkpoint", "a folder"])
+def test_a_distilled_run_does_not_resume_without_its_teacher(instead, teacher_file, tmp_path):
+    path = tmp_path / "run" / folder.TEACHER
+    train(model="tiny", epochs=1, teacher=teacher_file, save=True, output_dir=path.parent)
+    before = outcome(path.parent)
+    assert path.read_bytes() == teacher_file.read_bytes()
+    path.unlink()
+    if instead == "another checkpoint":
+        path.write_bytes((path.parent / folder.CHECKPOINT).read_bytes())
+    elif instead == "a folder":
+        path.mkdir()
+    with pytest.raises(
+        UserError, match="a folder" if instead == "a folder" else "that the run began with"
+    ) as error:
+        train(resume=path.parent)
+    assert str(path) in str(error.value) and outcome(path.parent) == before
+
+
+def test_a_teacher_that_may_know_the_test_images_is_refused(teacher_file, few, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "load", lambda *_: dataclasses.replace(few, train=few.train.first(63)))
+    with pytest.raises(UserError, match="trained on 64 images of noise, this run has 63 images") as error:
+        train(model="tiny", teacher=teacher_file, output_dir=tmp_path / "run")
+    assert str(teacher_file) in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_has_not_done_an_epoch_is_refused(few, tmp_path):
+    untrained = new_state("tiny", RECIPES["tiny"], 0, CPU, "fp32")
+    checkpoint.save(tmp_path / "c", untrained, checkpoint.describe_data(few))
+    with pytest.raises(UserError, match="has not done an epoch"):
+        load_teacher(tmp_path / "c", few, CPU)
+
+
+def test_a_stopped_distilled_run_resumes_exactly_without_the_file_it_was_given(sample, tmp_path):
+    teacher, uninterrupted, stopped = (tmp_path / name for name in ("teacher", "uninterrupted", "stopped"))
+    flags = ["--save", "--data", "sample", "--limit", 96, "--epochs"]
+    assert forks.run("train.py", *flags, 2, "--output-dir", teacher, cwd=tmp_path)[::2] == (0, "")
+    sha256 = checkpoint.load(teacher / folder.CHECKPOINT)["sha256"]
+    flags += [20, "--teacher", teacher / folder.CHECKPOINT, "--output-dir"]
+    assert forks.run("train.py", *flags, uninterrupted, cwd=tmp_path)[::2] == (0, "")
+    pid = forks.start("train.py", [*flags, stopped], tmp_path / "out", tmp_path / "err", cwd=tmp_path)
+    wait_for(lambda: epochs_done(stopped) >= 1)
+    os.kill(pid, signal.SIGTERM)
+    assert forks.wait(pid) == 143
+    (teacher / folder.CHECKPOINT).unlink()
+    assert forks.run("train.py", "--resume", stopped, "--report", cwd=tmp_path)[::2] == (0, "")
+    assert outcome(stopped) == outcome(uninterrupted)
+    assert outcome(stopped)["recipe"]["teacher"] == sha256
+    text, weight = (stopped / "report.md").read_text(), f"{TEACHER_SHARE * TEMPERATURE:.1f} times two"
+    assert f"{1 - TEACHER_SHARE:.1f} times these two" in text and weight in text
+
+
+@pytest.mark.parametrize("found", ["this teacher", "another file", "a folder"])
+def test_only_this_teacher_may_lie_in_the_place_of_its_copy(found, teacher_file, tmp_path):
+    path = tmp_path / "run" / folder.TEACHER
+    path.parent.mkdir()
+    if found == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(teacher_file.read_bytes() if found == "this teacher" else b"precious")
+    new_run = partial(train, model="tiny", epochs=1, teacher=teacher_file, save=True, output_dir=path.parent)
+    if found == "this teacher":
+        new_run()
+    else:
+        with pytest.raises(UserError, match=f"{path} is there already .* choose another --output-dir"):
+            new_run()
+        assert path.is_dir() or path.read_bytes() == b"precious"
