@@ -197,9 +197,11 @@ def test_an_optimizer_state_that_is_not_finite_ends_the_run(stop_signal, few, mo
     assert all_finite(state) and state.sums.isfinite().all()
 
 
-def test_weights_that_a_learning_rate_has_spoilt_end_the_run(few):
-    with pytest.raises(UserError, match="epoch 1"):
-        next(fit(small_state("linear_adder", learning_rate=1e30), few.train, few.test))
+def test_weights_that_the_last_step_has_spoilt_end_the_run(few):
+    state = small_state("linear_adder", batch_size=64, learning_rate=1e39)
+    with pytest.raises(UserError, match="no longer finite in epoch 1;"):
+        next(fit(state, few.train, few.test))
+    assert state.step == 1 and state.sums.isfinite().all()
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -102,7 +102,7 @@ class Run:
         if state.history:
             console.note(report.result_line(state, len(self.data.test)))
         if not self.save:
-            console.note("nothing was saved; --save keeps the model")
+            console.note(f"{'' if finished else 'stopped; '}nothing was saved; --save keeps the model")
         elif finished:
             console.note(f"saved: {self.path / folder.CHECKPOINT}")
             console.note(f"next: {folder.evaluate_command(self.path)}")

@@ -126,4 +126,4 @@ def wrapped_in_ddp(model):
 
     Its weights and buffers become those of rank 0.
     """
-    return DistributedDataParallel(model) if size() > 1 else model
+    return DistributedDataParallel(model, broadcast_buffers=False) if size() > 1 else model
