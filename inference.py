@@ -11,7 +11,7 @@ def main(argv):
 
     from mnist_sum.runs.trained import load_all
 
-    models = load_all(args.checkpoint, args.device)
+    models = load_all(args.checkpoint, args.device, args.model)
     if args.image is not None:
         return predict_images(models[0].model, args.image, args.number, args.output)
     tests = [trained.test_data(args.data, args.data_dir) for trained in models]

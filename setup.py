@@ -18,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
+    py_modules=["train", "inference"],  # so `python -m train` works where there is no checkout
     packages=find_packages(include=["mnist_sum", "mnist_sum.*"]),
     package_data={
         "mnist_sum": ["demo/*.js", "demo/*.css", "models/weights/*.safetensors", "runs/report_template.md"]

@@ -50,6 +50,21 @@ def positive_number(text):
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive finite number")
 
 
+def own_model(text):
+    """FILE.py:NAME, a network of the user's own."""
+    file, _, name = text.rpartition(":")
+    if file.endswith(".py") and name.isidentifier():
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not FILE.py:NAME")
+
+
+def any_model(text):
+    """A registered model's name, or FILE.py:NAME."""
+    with suppress(argparse.ArgumentTypeError):
+        return text if text in RECIPES else own_model(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither {', '.join(RECIPES)} nor FILE.py:NAME")
+
+
 def file_name(text):
     """The name of a file or folder."""
     if not text:
@@ -108,6 +123,11 @@ def _add_data_dir(add):
         "where a resumed run or the checkpoint's run had it, else $MNIST_SUM_DATA, else data)")
 
 
+def _add_own(add):
+    add("--model", nargs="+", action="extend", type=own_model, metavar="FILE.py:NAME",
+        help="the network of a checkpoint that is of your own making; its file is imported (default: none)")
+
+
 def _add_common(add):
     """The flags that both scripts have."""
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
@@ -124,8 +144,8 @@ def parse_train(argv):
                     _recipe_table())
     add = parser.add_argument
     _add_common(add)
-    add("--model", choices=RECIPES, default=DEFAULT_MODEL, metavar="NAME",
-        help=f"one of {', '.join(RECIPES)} (default: {DEFAULT_MODEL})")
+    add("--model", type=any_model, default=DEFAULT_MODEL, metavar="NAME",
+        help=f"one of {', '.join(RECIPES)}, or your own FILE.py:NAME (default: {DEFAULT_MODEL})")
     add("--epochs", type=count, metavar="N", help=f"passes over the data {FROM_RECIPE}")
     add("--batch-size", type=count, metavar="N",
         help="images a step (default: the model's recipe, below; on less data than MNIST's 60,000 images "
@@ -149,7 +169,7 @@ def parse_train(argv):
         help="the run's folder (default: a new one under runs/)")
     add("--resume", metavar="RUN_DIR", type=file_name,
         help="resume the run in this folder; of the other flags only --device, --data-dir, --json, "
-        "--summary, --plot-graph and --report can be combined with it")
+        "--summary, --plot-graph, --report and an own network's --model can be combined with it")
     add("--summary", "--summarize", action="store_true", help="print the layer table (default: off)")
     add("--plot-graph", action="store_true",
         help="draw training.png, testing.png, samples.png and model.png (default: off)")
@@ -160,6 +180,8 @@ def parse_train(argv):
     if arguments.resume is not None:
         nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))
         given = [name for name, value in vars(parser.parse_args(argv, nothing)).items() if value is not None]
+        if arguments.model not in RECIPES:
+            given.remove("model")  # an own network has to be named: no checkpoint has a file imported
         refused = ", ".join(sorted(flag(name) for name in given if name not in WITH_RESUME))
         if refused:
             parser.error(f"{refused} cannot be combined with --resume: a run resumes with its own settings")
@@ -188,6 +210,7 @@ def parse_inference(argv):
         help="with --evaluate: draw where the model errs (default: off)")
     add("--checkpoint", nargs="+", action="extend", metavar="FILE", type=file_name,
         help="the trained model; with --evaluate several can be compared (default: see below)")
+    _add_own(add)
     add("--output", metavar="PATH", type=file_name,
         help="where the picture goes (default: predictions.png, comparison.png for several models; "
         "with --evaluate --plot-graph a folder, evaluation)")
@@ -226,8 +249,8 @@ def parse_reproduce(argv, description):
     """The flags of `python -m mnist_sum.reproduce`."""
     parser = Parser("python -m mnist_sum.reproduce", description)
     add = parser.add_argument
-    add("--models", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME",
-        help=f"which models (default: all: {', '.join(RECIPES)})")
+    add("--models", nargs="+", type=any_model, default=list(RECIPES), metavar="NAME",
+        help=f"which models, FILE.py:NAME among them (default: all: {', '.join(RECIPES)})")
     add("--seeds", type=count, default=3, metavar="N",
         help="runs of each model, with seeds 0 to N-1 (default: 3)")
     _add_data_dir(add)
@@ -246,6 +269,7 @@ def parse_export(argv, description):
         help=f"the trained model (default: {DEFAULT_CHECKPOINT})")
     parser.add_argument("--output", type=file_name, metavar="FILE", help="the ONNX file "
         "(default: CHECKPOINT with the suffix .onnx; of a shipped model, in the current folder)")
+    _add_own(parser.add_argument)
     return parser.parse_args(argv)
 
 
@@ -256,4 +280,5 @@ def parse_demo(argv, description):
         help="of this machine's loopback address; 0: any free port (default: 7860)")
     parser.add_argument("--checkpoint", nargs="+", action="extend", type=file_name, metavar="FILE",
         help="models of your own, listed before the shipped ones (default: the shipped ones alone)")
+    _add_own(parser.add_argument)
     return parser.parse_args(argv)

@@ -17,8 +17,13 @@ class UserError(Exception):
     """Something the user can act on; its message is one line that says what is wrong and what to do.
 
     A program prints it as `train.py: error: …` and exits with 1. Anything else that is raised is a
-    defect of this package and keeps its traceback.
+    defect of this package and keeps its traceback. details: lines to print before it, such as those of
+    the user's own code that failed.
     """
+
+    def __init__(self, message, details=()):
+        super().__init__(message)
+        self.details = details
 
     def __str__(self):
         return one_line(super().__str__())
@@ -79,6 +84,8 @@ def run_script(main, program):
     try:
         code = main(sys.argv[1:])
     except UserError as problem:
+        for line in problem.details:
+            _print(one_line(line), sys.stderr, even_if_silent=True)
         error(problem)
         code = 1
     except ModuleNotFoundError as absent:

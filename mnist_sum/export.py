@@ -28,14 +28,10 @@ def main(argv):
     if missing:
         raise UserError(f"writing ONNX needs {', '.join(missing)}; install with: pip install -e '.[export]'")
 
-    import torch
+    from mnist_sum.runs.trained import load_all
 
-    from mnist_sum.runs import checkpoint, folder, trained
-
-    path = Path(args.checkpoint or folder.default_checkpoint())
-    model, stored = checkpoint.load_model(path, torch.device("cpu"))
+    ((path, model, stored),) = load_all([args.checkpoint] if args.checkpoint else None, "cpu", args.model)
     output = output_path(args.output, path)
-    note(f"model: {trained.Trained(path, model, stored).describe()}")
     note("translating it to ONNX and comparing the outputs ...")
     onnx_bytes = to_onnx(model, stored)
     for name, difference in largest_differences(onnx_bytes, model).items():

@@ -5,7 +5,8 @@ Five of the models are published systems (`mnist_sum/models/README.md` cites the
 not tell a setting, the choice made here is marked `chosen`.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 
 MNIST_TRAIN_IMAGES = 60_000
 CHOICES = {
@@ -75,6 +76,26 @@ RECIPES = {
     ),
 }  # fmt: skip
 DEFAULT_MODEL = "tiny"
+OWN = Recipe(10, 128, 0.001, "onecycle", "adam")  # of a network of your own, unless its file has a RECIPE
+
+
+def impossible_setting(recipe):
+    """The name of the first setting whose value no training can have, or None."""
+    for field in fields(Recipe):
+        value = getattr(recipe, field.name)
+        if type(value) is not field.type:
+            fits = False
+        elif field.type is int:
+            fits = 0 < value < 2**63
+        elif field.type is float:
+            fits = 0 <= value < math.inf and (value > 0 or field.name == "weight_decay")
+        elif field.name == "teacher":
+            fits = value == "none" or (len(value) == 64 and set(value) <= set("0123456789abcdef"))
+        else:
+            fits = value in CHOICES[field.name]
+        if not fits:
+            return field.name
+    return None
 
 
 def default_batch_size(recipe, train_images):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mnist_sum import cli, console
 from mnist_sum.console import UserError
-from mnist_sum.recipes import RECIPES, Recipe
+from mnist_sum.recipes import Recipe
 
 # Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
 REPORTED = {
@@ -30,38 +30,42 @@ def main(argv):
     args = cli.parse_reproduce(argv, __doc__)
     folder = Path(args.output_dir)
 
+    from mnist_sum import models
+    from mnist_sum.runs.folder import checkpoint_path
     from mnist_sum.system.files import write_atomically
 
-    sha256 = "none" if args.teacher is None else teacher_sha256(args.teacher, args.models)
-    finished = {name: [] for name in args.models}
+    teacher = None if args.teacher is None else checkpoint_path(args.teacher)
+    architectures = {model: models.find(model) for model in args.models}
+    sha256 = "none" if teacher is None else teacher_sha256(teacher, architectures.values())
+    finished = {architecture: [] for architecture in architectures.values()}
     for seed in range(args.seeds):
-        for name in args.models:
-            run_folder = folder / f"{name}-{seed}"
-            if code := train(name, seed, run_folder, args.data_dir, args.teacher, sha256):
+        for model, architecture in architectures.items():
+            run_folder = folder / f"{architecture.slug}-{seed}"
+            if code := train(model, architecture, seed, run_folder, args.data_dir, teacher, sha256):
                 return code
-            finished[name].append(run_figures(run_folder, args.data_dir))
-            table = results_table(finished, args.teacher)
+            finished[architecture].append(run_figures(run_folder, args.data_dir, model))
+            table = results_table(finished, teacher)
             write_atomically(folder / "reproduction.md", table.encode("utf-8", "backslashreplace"))
             draw(finished, folder / "reproduction.png")
     console.note(table.rstrip())
     return 0
 
 
-def teacher_sha256(path, names):
+def teacher_sha256(path, architectures):
     """The SHA-256 of the teacher's checkpoint; raises UserError, before a model is trained, where it cannot
-    teach one of the named models."""
+    teach one of the architectures."""
     from mnist_sum.runs import checkpoint
 
-    stored = checkpoint.load(path)
+    stored = checkpoint.load(path, own=architectures)
     split = stored["recipe"]["split"]
-    others = [name for name in names if RECIPES[name].split != split]
+    others = [each.name for each in architectures if each.recipe.split != split]
     if others:
         raise UserError(f"{path} cannot teach {', '.join(others)}, of another split; "
                         "name the models to be distilled with --models")  # fmt: skip
     return stored["sha256"]
 
 
-def train(name, seed, folder, data_dir, teacher, sha256):
+def train(model, architecture, seed, folder, data_dir, teacher, sha256):
     """Do the run, or resume it, in its folder; return its exit code, 0 when it has done all its epochs."""
     from mnist_sum import runs
     from mnist_sum.runs import checkpoint
@@ -69,20 +73,21 @@ def train(name, seed, folder, data_dir, teacher, sha256):
     from mnist_sum.system.device import choose_device, keep_freed_memory
     from mnist_sum.training import fit
 
-    path, recipe = folder / CHECKPOINT, replace(RECIPES[name], teacher=sha256)
+    path, recipe = folder / CHECKPOINT, replace(architecture.recipe, teacher=sha256)
     if path.exists():
-        stored = checkpoint.load(path)
-        if (stored["model_name"], Recipe(**stored["recipe"])) != (name, recipe):
-            raise UserError(f"{folder} holds a run by another recipe than {name}'s of this version, or by "
-                            "another teacher; move it away, or choose another --output-dir")  # fmt: skip
+        stored = checkpoint.load(path, own=[architecture])
+        begun = stored["model_name"], stored["source_sha256"], Recipe(**stored["recipe"])
+        if begun != (architecture.name, architecture.sha256, recipe):
+            raise UserError(f"{folder} holds a run by another recipe than {architecture.name}'s of this "
+                            "version, of a file that has changed, or by another teacher; move it away, or "
+                            "choose another --output-dir")  # fmt: skip
         if stored["epoch"] == recipe.epochs:
             return 0
         settings = {"resume": folder}
     else:
-        settings = {"model": name, "seed": seed, "data": "mnist", "save": True, "output_dir": folder}
-        settings["teacher"] = teacher
+        settings = {"seed": seed, "data": "mnist", "save": True, "output_dir": folder, "teacher": teacher}
     keep_freed_memory()
-    with runs.opened(choose_device("auto"), data_dir=data_dir, **settings) as run:
+    with runs.opened(choose_device("auto"), model=model, data_dir=data_dir, **settings) as run:
         run.announce()
         for row in fit(run.state, run.data.train, run.data.test):
             run.record(row)
@@ -91,57 +96,70 @@ def train(name, seed, folder, data_dir, teacher, sha256):
 
 
 def results_table(finished, teacher=None):
-    """A Markdown table of {model: [run_figures of each seed]}: means and standard deviations.
+    """A Markdown table of {Architecture: [run_figures of each seed]}: means and standard deviations.
 
     Below it, where the runs had a teacher, the name of its file.
     """
     lines = [
-        "| model | parameters | digit % | sum % | joint % | reported | epochs | seconds | seeds | device |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | parameters | digit % | sum % | joint % | consistent % | reported | epochs | seconds "
+        "| images/s | seeds | device |",
+        "|" + 12 * "---|",
     ]
-    for name, figures in finished.items():
+    for architecture, figures in finished.items():
         if not figures:
             continue
-        *measured, parameters, device = zip(*figures, strict=True)
-        digit, total, joint, seconds = map(mean_and_deviation, measured)
-        reported = " / ".join(f"{figure:.2f}" for figure in REPORTED.get(name, ())) or "-"
+        means = {
+            name: mean_and_deviation([row[name] for row in figures])
+            for name in ("digit", "sum", "joint", "consistency", "seconds")
+        }
+        reported = " / ".join(f"{figure:.2f}" for figure in REPORTED.get(architecture.name, ())) or "-"
+        speed = statistics.mean(row["images_per_second"] for row in figures)
         lines.append(
-            f"| `{name}` | {parameters[0]:,} | {digit} | {total} | {joint} | {reported} "
-            f"| {RECIPES[name].epochs} | {seconds} | {len(figures)} | {device[0]} |"
+            f"| `{architecture.name}` | {figures[0]['parameters']:,} | {means['digit']} | {means['sum']} "
+            f"| {means['joint']} | {means['consistency']} | {reported} | {architecture.recipe.epochs} "
+            f"| {means['seconds']} | {speed:,.0f} | {len(figures)} | {figures[0]['device']} |"
         )
     note = "" if teacher is None else f"\nThe runs had a teacher (knowledge distillation): {teacher}\n"
     return "\n".join(lines) + "\n" + note
 
 
 def draw(finished, path):
-    """The picture of parameters against accuracy of {model: [run_figures of each seed]}."""
+    """The picture of parameters against accuracy of {Architecture: [run_figures of each seed]}."""
     from mnist_sum.figures.plots import draw_parameters
 
     models, others = {}, dict(BEST_ELSEWHERE)
-    for name, figures in finished.items():
+    for architecture, figures in finished.items():
         if not figures:
             continue
-        digits, sums, *_, parameters, _ = zip(*figures, strict=True)
-        deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in (digits, sums)]
-        means = map(statistics.mean, (digits, sums))
-        models[name] = (parameters[0], *zip(means, deviations, strict=True))
+        name, parameters = architecture.name, figures[0]["parameters"]
+        columns = [[row[output] for row in figures] for output in ("digit", "sum")]
+        deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
+        models[name] = (parameters, *zip(map(statistics.mean, columns), deviations, strict=True))
         if name in REPORTED:
-            others[name] = (parameters[0], *REPORTED[name])
+            others[name] = (parameters, *REPORTED[name])
     draw_parameters(models, others, path)
 
 
-def run_figures(folder, data_dir):
-    """(digit %, sum %, joint %, seconds, parameters, device) of the finished run in the folder."""
+def run_figures(folder, data_dir, model):
+    """Of the finished run of the model in the folder, a dict: digit, sum, joint and consistency in percent,
+    seconds, parameters, images_per_second, device."""
+    from mnist_sum import models
     from mnist_sum.evaluation.errors import comparison
     from mnist_sum.runs.folder import CHECKPOINT
     from mnist_sum.runs.trained import load_all
 
-    (model,) = load_all([folder / CHECKPOINT], "cpu")
-    row = comparison(model, model.test_data(model.stored["data"]["name"], data_dir))
-    accuracies = (100 * row[f"{name}_accuracy"] for name in ("digit", "sum", "joint"))
-    seconds = sum(epoch["seconds"] for epoch in model.stored["history"])
-    device = f"{model.stored['environment']['device']}, {model.stored['precision']}"
-    return *accuracies, seconds, row["parameters"], device
+    own = [] if model in models.ARCHITECTURES else [model]
+    (trained,) = load_all([folder / CHECKPOINT], "cpu", own)
+    row = comparison(trained, trained.test_data(trained.stored["data"]["name"], data_dir))
+    figures = {output: 100 * row[f"{output}_accuracy"] for output in ("digit", "sum", "joint")}
+    return {
+        **figures,
+        "consistency": 100 * row["consistency"],
+        "seconds": sum(epoch["seconds"] for epoch in trained.stored["history"]),
+        "parameters": row["parameters"],
+        "images_per_second": row["images_per_second"],
+        "device": f"{trained.stored['environment']['device']}, {trained.stored['precision']}",
+    }
 
 
 def mean_and_deviation(values):

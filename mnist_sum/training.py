@@ -47,7 +47,7 @@ class TrainingState:
     (runs.distillation.Teacher) has to be set before fit; it and stop_signal are not in a checkpoint.
     """
 
-    model_name: str
+    architecture: models.Architecture
     recipe: Recipe
     seed: int
     precision: str
@@ -61,12 +61,17 @@ class TrainingState:
     stop_signal: int | None = None
     teacher: object | None = None
 
+    @property
+    def model_name(self):
+        return self.architecture.name
 
-def new_state(model_name, recipe, seed, device, precision):
-    """A TrainingState before its first step, the model's weights drawn from the seed."""
+
+def new_state(model, recipe, seed, device, precision):
+    """A TrainingState before its first step, its weights drawn from the seed; model: see models.find."""
+    architecture = models.find(model)
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = place(models.build(model_name), device)
-    return TrainingState(model_name, recipe, seed, precision, model, make_optimizer(model, recipe))
+    model = place(architecture.build(), device)
+    return TrainingState(architecture, recipe, seed, precision, model, make_optimizer(model, recipe))
 
 
 def make_optimizer(model, recipe):

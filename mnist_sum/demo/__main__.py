@@ -24,7 +24,7 @@ def main(argv):
     os.environ |= NO_TELEMETRY
     with listen(args.port) as listener:
         note("loading the models and gradio ...")
-        serve(load_models(args.checkpoint or ()), listener)
+        serve(load_models(args.checkpoint or (), args.model or ()), listener)
     return 0
 
 
@@ -40,10 +40,11 @@ def listen(port):
         raise UserError(f"cannot use port {port} of {HOST}: {reason}; choose another with --port") from None
 
 
-def load_models(paths=()):
+def load_models(paths=(), own=()):
     """Load the checkpoints at the paths, then the default model, then the other shipped ones.
 
-    -> {name or path: model on the CPU}. Raises UserError where one cannot be loaded.
+    own: "FILE.py:NAME" of the user's own networks among them. -> {name or path: model on the CPU}.
+    Raises UserError where one cannot be loaded.
     """
     from mnist_sum import models
     from mnist_sum.runs import checkpoint
@@ -52,7 +53,8 @@ def load_models(paths=()):
         models.WEIGHTS.glob("*.safetensors"), key=lambda path: (path.stem != DEFAULT_MODEL, path)
     )
     files = {str(path): path for path in paths} | {path.stem: path for path in shipped}
-    return {name: checkpoint.load_model(path, "cpu")[0] for name, path in files.items()}
+    own = [models.find(model) for model in own]
+    return {name: checkpoint.load_model(path, "cpu", own=own)[0] for name, path in files.items()}
 
 
 def serve(models, listener):

@@ -14,12 +14,16 @@ exhaustive test encodes each image once and joins it with all ten numbers:
 An ensemble in training, as `large`, gives the logits of each member: (members,B,10) and (members,B,19).
 The loss is then the mean over the members, too.
 
-To add a model: one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
+A network of one's own needs no place here: FILE.py:NAME names it (see own.py). To add one to the package:
+one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
 are published systems, "source 1" to "source 5"; README.md in this folder cites them.
 """
 
 from importlib import import_module
 from pathlib import Path
+
+from mnist_sum.models.own import Architecture, load_own
+from mnist_sum.recipes import RECIPES
 
 ARCHITECTURES = {
     "channel_fusion": "channel_fusion:ChannelFusion",
@@ -33,10 +37,26 @@ ARCHITECTURES = {
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+def find(model):
+    """The Architecture of a registered name or of "FILE.py:NAME"; an Architecture is returned as it is.
+
+    FILE.py is imported. Raises UserError where that fails.
+    """
+    if isinstance(model, Architecture):
+        return model
+    if model not in ARCHITECTURES:
+        return load_own(model)
+    module, _, attribute = ARCHITECTURES[model].partition(":")
+
+    def build():
+        return getattr(import_module(f"mnist_sum.models.{module}"), attribute)()
+
+    return Architecture(model, build, RECIPES[model])
+
+
 def build(name):
-    """A new model of the registered name, its weights drawn from torch's global random state."""
-    module, _, attribute = ARCHITECTURES[name].partition(":")
-    return getattr(import_module(f"mnist_sum.models.{module}"), attribute)()
+    """A new model of that name, as find() takes it, its weights drawn from torch's global random state."""
+    return find(name).build()
 
 
 def shipped(name):

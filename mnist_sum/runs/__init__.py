@@ -16,13 +16,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_sum import console
+from mnist_sum import console, models
 from mnist_sum.console import UserError
 from mnist_sum.data import Data, load
-from mnist_sum.recipes import RECIPES, default_batch_size
+from mnist_sum.models.own import check
+from mnist_sum.recipes import default_batch_size
 from mnist_sum.runs import checkpoint, folder, report
 from mnist_sum.runs.distillation import load_teacher
-from mnist_sum.system.device import choose_precision, describe_device
+from mnist_sum.system.device import choose_device, choose_precision, describe_device
 from mnist_sum.system.files import folder_lock, write_atomically
 from mnist_sum.system.processes import broadcast, rank, size
 from mnist_sum.training import TrainingState, check_batch_size, new_state
@@ -69,6 +70,8 @@ class Run:
             console.note(layer_table(state.model))
         if self.save and state.teacher is not None:
             write_atomically(self.path / folder.TEACHER, state.teacher.content)
+        if state.architecture.source is not None:
+            write_atomically(self.path / folder.SOURCE, state.architecture.source)
         if state.epoch == state.step == 0:
             self._save_checkpoint()  # a full disk is noticed now
         settings = report.settings_json(state, checkpoint.describe_data(self.data), self.data_dir)
@@ -105,9 +108,9 @@ class Run:
             console.note(f"{'' if finished else 'stopped; '}nothing was saved; --save keeps the model")
         elif finished:
             console.note(f"saved: {self.path / folder.CHECKPOINT}")
-            console.note(f"next: {folder.evaluate_command(self.path)}")
+            console.note(f"next: {folder.evaluate_command(self.path, state.architecture)}")
         else:
-            console.note(f"stopped; resume with: {folder.resume_command(self.path)}")
+            console.note(f"stopped; resume with: {folder.resume_command(self.path, state.architecture)}")
 
     @property
     def _device(self):
@@ -120,29 +123,34 @@ class Run:
 
 
 @contextmanager
-def opened(device, *, resume=None, output_dir=None, save=False, **settings):
+def opened(device="auto", *, resume=None, output_dir=None, save=False, **settings):
     """Within it a run is open, new or resumed; yields its Run.
 
-    device: a torch.device. resume: the folder of a run to resume; then of the settings only data_dir may
-    be given. output_dir: a new run's folder (default: one under runs/). settings: see _new_state.
-    SIGINT and SIGTERM stop the run after its step; a second one ends it at once. Raises UserError, before
-    anything is written, where the run cannot be: no data, a folder in use, an unfit teacher or checkpoint.
+    device: a torch.device, or "auto", "cpu" or "cuda". resume: the folder of a run to resume; then of the
+    settings only data_dir, and model for an own network, are used. output_dir: a new run's folder (default:
+    one under runs/). settings: see _new_state. SIGINT and SIGTERM stop the run after its step; a second one
+    ends it at once. Raises UserError, before anything is written, where the run cannot be: no data, a folder
+    in use, an unfit teacher, network or checkpoint.
     """
+    device = choose_device(device) if isinstance(device, str) else device
     first = rank() == 0
     if not first:
         settings["data"] = broadcast()  # by then rank 0 has downloaded the data and checked everything
     if resume is None:
         state, images, data_dir = _new_state(device, **settings)
-        path = folder.new_folder(output_dir, state.model_name) if first else None
+        path = folder.new_folder(output_dir, state.architecture.slug) if first else None
     else:
         path = folder.existing_folder(resume) if first else Path(resume)
     with folder_lock(path) if first else nullcontext():
         if resume is not None:
-            state, images, data_dir = _resumed_state(path, settings.get("data_dir"), device)
+            given = settings.get("data_dir"), settings.get("model")
+            state, images, data_dir = _resumed_state(path, device, *given)
         elif first:
-            folder.refuse_to_overwrite(path)
+            folder.refuse_to_overwrite(path, state.architecture)
             if state.teacher is not None:
-                folder.refuse_another_teacher(path, state.teacher.content)
+                folder.refuse_other_content(path / folder.TEACHER, state.teacher.content, "teacher")
+            if state.architecture.source is not None:
+                folder.refuse_other_content(path / folder.SOURCE, state.architecture.source, "network")
         if first:
             broadcast(images.name)
         with _stopping_on_signals(state):
@@ -158,26 +166,31 @@ def _new_state(device, *, model, data="auto", data_dir=None, limit=None, seed=0,
     epochs, schedule and split.
     """
     data_dir = folder.data_folder(data_dir)
-    recipe = RECIPES[model].overridden(learning_rate=lr, **overrides)
+    architecture = models.find(model)
+    if architecture.source is not None:
+        check(architecture, Path(str(model).rpartition(":")[0]))
+    recipe = architecture.recipe.overridden(learning_rate=lr, **overrides)
     images = load(data, data_dir, recipe.split, limit)
     recipe = recipe.overridden(batch_size=batch_size or default_batch_size(recipe, len(images.train)))
     loaded = None
     if teacher is not None:
-        loaded, sha256 = load_teacher(teacher, images, device)
+        teacher = folder.checkpoint_path(teacher)
+        loaded, sha256 = load_teacher(teacher, images, device, own=[architecture])
         recipe = recipe.overridden(teacher=sha256)
-    state = new_state(model, recipe, seed, device, choose_precision(precision, device))
+    state = new_state(architecture, recipe, seed, device, choose_precision(precision, device))
     state.teacher = loaded
     check_batch_size(state, len(images.train))  # before there is a folder
     return state, images, os.path.abspath(data_dir)
 
 
-def _resumed_state(path, data_dir, device):
+def _resumed_state(path, device, data_dir=None, model=None):
     """(TrainingState, Data, the data's folder) of the run in the folder at path.
 
-    data_dir: None for the folder that the run began with.
+    data_dir: None for the folder that the run began with; model: "FILE.py:NAME" of an own network.
     """
     file = path / folder.CHECKPOINT
-    state, stored = checkpoint.load_state(file, device)
+    own = [] if model is None or model in models.ARCHITECTURES else [models.find(model)]
+    state, stored = checkpoint.load_state(file, device, own)
     data_dir = folder.data_folder(data_dir, stored["data_dir"])
     described = stored["data"]
     images = load(described["name"], data_dir, state.recipe.split, described["train_images"])
@@ -188,7 +201,7 @@ def _resumed_state(path, data_dir, device):
         teacher = path / folder.TEACHER
         if not teacher.exists():
             raise UserError(f"the teacher that the run began with is missing: put it back as {teacher}")
-        state.teacher, _ = load_teacher(teacher, images, device, state.recipe.teacher)
+        state.teacher, _ = load_teacher(teacher, images, device, state.recipe.teacher, own)
     here = checkpoint.environment(device)
     for name, there in stored["environment"].items():
         if there != here[name]:

@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 
 from mnist_sum import __version__, models
-from mnist_sum.console import UserError
+from mnist_sum.console import UserError, warn
 from mnist_sum.metrics import no_sums
-from mnist_sum.recipes import CHOICES, RECIPES, Recipe
+from mnist_sum.recipes import Recipe, impossible_setting
 from mnist_sum.system.device import place
 from mnist_sum.system.files import write_atomically
 from mnist_sum.system.processes import size
@@ -33,6 +33,7 @@ LARGEST_FILE = 32 << 20  # bytes; the largest model with Adam's state takes 6 MB
 LARGEST_HEADER = 1 << 20  # bytes; a thousand tensors take 200 kB
 TYPES = {
     "model_name": (str,),
+    "source_sha256": (str, type(None)),
     "recipe": (dict,),
     "seed": (int,),
     "precision": (str,),
@@ -58,6 +59,7 @@ def save(path, state, data, data_dir=None):
     rows = [[row[name] for name in ROW] for row in state.history]
     tensors["history"] = torch.tensor(rows, dtype=torch.float64).view(-1, len(ROW))
     text = {name: getattr(state, name) for name in ("model_name", "seed", "precision", "epoch", "step")}
+    text["source_sha256"] = state.architecture.sha256
     text |= {"format": FORMAT, "recipe": dataclasses.asdict(state.recipe), "seconds": state.seconds}
     text |= {"data": data, "data_dir": data_dir}
     text["environment"] = environment(next(state.model.parameters()).device)
@@ -118,30 +120,31 @@ def read_file(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def load(path, content=None):
+def load(path, content=None, own=()):
     """The checkpoint at path as a dict whose every field has been checked.
 
-    Its keys are those of TYPES, sha256, and model {name: tensor}, optimizer {index: {name: tensor}},
-    sums (a tensor or None) and history (a list of rows). content: the file's bytes, where they have been
-    read already. Raises UserError, whose one line names the path and the first thing wrong.
+    Its keys are those of TYPES, sha256, architecture, model {name: tensor}, optimizer {index: {name:
+    tensor}}, sums (a tensor or None) and history (a list of rows). content: the file's bytes, where they
+    have been read already. own: the Architectures of the user's own networks; no checkpoint has one imported.
+    Raises UserError, whose one line names the path and the first thing wrong.
     """
     try:
-        return _checked(*_decoded(read_file(path) if content is None else content))
+        return _checked(*_decoded(read_file(path) if content is None else content), own)
     except _Unfit as unfit:
         raise UserError(f"{path} {unfit}") from None
 
 
-def load_model(path, device, content=None):
+def load_model(path, device, content=None, own=()):
     """(model in evaluation mode on the device, the checked checkpoint) from the file at path; see load."""
-    stored = load(path, content)
-    model = models.build(stored["model_name"])
+    stored = load(path, content, own)
+    model = stored["architecture"].build()
     model.load_state_dict(stored["model"])
     return place(model, device).eval(), stored
 
 
-def load_state(path, device):
+def load_state(path, device, own=()):
     """(a TrainingState on the device, ready for fit(), and the checked checkpoint) of the file at path."""
-    model, stored = load_model(path, device)
+    model, stored = load_model(path, device, own=own)
     recipe = Recipe(**stored["recipe"])
     optimizer = make_optimizer(model, recipe)
     groups = optimizer.state_dict()["param_groups"]
@@ -152,7 +155,7 @@ def load_state(path, device):
                 entry[name] = torch.empty_like(parameter).copy_(value)
     sums = stored["sums"]
     state = TrainingState(
-        **{name: stored[name] for name in ("model_name", "seed", "precision", "epoch", "step")},
+        **{name: stored[name] for name in ("architecture", "seed", "precision", "epoch", "step")},
         **{name: stored[name] for name in ("seconds", "history")},
         recipe=recipe,
         model=model,
@@ -187,7 +190,7 @@ def _decoded(content):
     return tensors, {**text, "sha256": expected}
 
 
-def _checked(tensors, text):
+def _checked(tensors, text, own):
     """The checkpoint as a dict, from what its file holds, after checks of every field and tensor."""
     version = text.get("format")
     if type(version) is not int or version != FORMAT:
@@ -196,9 +199,8 @@ def _checked(tensors, text):
     for name, types in TYPES.items():
         if name not in text or type(text[name]) not in types:
             raise _Unfit(f"has no {name}, or one of an unfit type")
-    name, epoch, step = text["model_name"], text["epoch"], text["step"]
-    if name not in RECIPES:
-        raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+    epoch, step = text["epoch"], text["step"]
+    architecture = _checked_architecture(text["model_name"], text["source_sha256"], own)
     recipe = _checked_recipe(text["recipe"])
     if not 0 <= text["seed"] < 2**63 or text["precision"] not in ("fp32", "bf16"):
         raise _Unfit("has an impossible seed or precision")
@@ -214,7 +216,7 @@ def _checked(tensors, text):
     history = tensors.get("history")
     if history is None or history.shape != (epoch, len(ROW)):
         raise _Unfit("has a history that does not match its epoch")
-    model = models.build(name)
+    model = architecture.build()
     expected = {"history": torch.empty_like(history, dtype=torch.float64)}
     expected |= {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
     if step > 0:
@@ -234,6 +236,7 @@ def _checked(tensors, text):
             optimizer.setdefault(int(index), {})[entry] = tensor
     return {
         **text,
+        "architecture": architecture,
         "model": {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("model.")},
         "optimizer": optimizer,
         "sums": tensors.get("sums"),
@@ -246,21 +249,25 @@ def _checked_recipe(settings):
         recipe = Recipe(**settings)
     except TypeError:
         raise _Unfit("has a recipe with other settings than this version's") from None
-    for field in dataclasses.fields(Recipe):
-        value = getattr(recipe, field.name)
-        fits = type(value) is field.type
-        if field.type is int:
-            fits = fits and 0 < value < 2**63
-        elif field.type is float:
-            lowest = 0.0 if field.name == "weight_decay" else math.ulp(0.0)
-            fits = fits and lowest <= value < math.inf
-        elif field.name == "teacher":
-            fits = fits and (value == "none" or len(value) == 64 and set(value) <= set("0123456789abcdef"))
-        else:
-            fits = fits and value in CHOICES[field.name]
-        if not fits:
-            raise _Unfit(f"has a recipe with an impossible {field.name}")
+    if problem := impossible_setting(recipe):
+        raise _Unfit(f"has a recipe with an impossible {problem}")
     return recipe
+
+
+def _checked_architecture(name, sha256, own):
+    """The registered Architecture, or of a network of the user's own the one that was given."""
+    if sha256 is None and name in models.ARCHITECTURES:
+        return models.find(name)
+    if sha256 is None or not _printable(name):
+        raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+    attribute = name.rpartition(":")[2]
+    given = [each for each in own if each.name.rpartition(":")[2] == attribute]
+    if not given:
+        raise _Unfit(f"holds a network of somebody's own; name its file, as in --model {name}")
+    same = [each for each in given if each.sha256 == sha256]
+    if not same:
+        warn(f"{given[0].name} has changed since the checkpoint was written")
+    return dataclasses.replace((same or given)[0], name=name)
 
 
 def _check_texts(what, found, numbers, texts):

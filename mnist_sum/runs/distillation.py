@@ -44,14 +44,14 @@ class Teacher:
         return digit_logits, add_exactly(digit_logits, number)
 
 
-def load_teacher(path, data, device, sha256=None):
+def load_teacher(path, data, device, sha256=None, own=()):
     """(Teacher, its checkpoint's SHA-256) of the file at path, for a run on data.
 
-    sha256: of the teacher that the run began with. Raises UserError where it is another, has not been
-    trained, or was trained on other data, some of which may be the run's test images.
+    sha256: of the teacher that the run began with; own: as checkpoint.load has it. Raises UserError where
+    it is another, has not been trained, or was trained on other data, some of which may be test images.
     """
     content = checkpoint.read_file(path)
-    model, stored = checkpoint.load_model(path, device, content)
+    model, stored = checkpoint.load_model(path, device, content, own)
     if sha256 not in (None, stored["sha256"]):
         raise UserError(f"{path} is not the teacher that the run began with; put that one back")
     theirs, ours = stored["data"], checkpoint.describe_data(data)

@@ -12,6 +12,7 @@ from mnist_sum.system.files import make_folder
 
 RUNS = Path("runs")
 CHECKPOINT, TEACHER = "checkpoint.safetensors", "teacher.safetensors"  # the latter a copy, for --resume
+SOURCE = "model.py"  # a copy of the file of a network of the user's own
 HISTORY, SETTINGS, REPORT = "history.csv", "settings.json", "report.md"
 
 
@@ -29,35 +30,57 @@ def new_folder(requested, model_name):
     return make_folder(requested)
 
 
-def refuse_to_overwrite(folder):
+def refuse_to_overwrite(folder, architecture):
     """Raise UserError if the folder already holds a run."""
     if (folder / CHECKPOINT).exists():
-        raise UserError(f"{folder} already holds a run; resume it with {resume_command(folder)}, or "
-                        "choose another --output-dir")  # fmt: skip
+        command = resume_command(folder, architecture)
+        raise UserError(
+            f"{folder} already holds a run; resume it with {command}, or choose another --output-dir"
+        )
     if (folder / HISTORY).exists():
         raise UserError(f"{folder} already holds a run ({HISTORY}); choose another --output-dir")
 
 
-def refuse_another_teacher(folder, content):
-    """Raise UserError where anything but this content lies in the place of the teacher's copy."""
-    path = folder / TEACHER
+def refuse_other_content(path, content, what):
+    """Raise UserError where anything but this content lies at the path of the run's copy of something."""
     try:
         fits = not path.exists() or path.read_bytes() == content
     except OSError:  # a folder, or a file that is not ours to read
         fits = False
     if not fits:
-        raise UserError(f"{path} is there already and is not this run's teacher; choose another --output-dir")
+        raise UserError(f"{path} is there already and is not this run's {what}; choose another --output-dir")
 
 
-def resume_command(folder):
+def resume_command(folder, architecture):
     """The command line that resumes the run in the folder."""
-    return shlex.join(["python", "train.py", "--resume", str(folder)])
+    return shlex.join([*_script("train"), "--resume", str(folder), *_model(folder, architecture)])
 
 
-def evaluate_command(folder):
+def evaluate_command(folder, architecture):
     """The command line that tests the model in the folder; in runs/ it is the newest, and so the default."""
-    named = [] if folder.parent == RUNS else ["--checkpoint", str(folder / CHECKPOINT)]
-    return shlex.join(["python", "inference.py", "--evaluate", *named])
+    checkpoint = [] if folder.parent == RUNS else ["--checkpoint", str(folder / CHECKPOINT)]
+    model = _model(folder, architecture)
+    return shlex.join([*_script("inference"), "--evaluate", *checkpoint, *model])
+
+
+def _script(name):
+    """How a script is started: as a file in a checkout, as a module where the package is installed."""
+    return ["python", f"{name}.py"] if os.path.exists(f"{name}.py") else ["python", "-m", name]
+
+
+def _model(folder, architecture):
+    """The flag that names the folder's copy of an own network."""
+    if architecture.source is None:
+        return []
+    return ["--model", f"{folder / SOURCE}:{architecture.name.rpartition(':')[2]}"]
+
+
+def checkpoint_path(text):
+    """The Path of a checkpoint: text is a file's, or the name of a model that ships."""
+    path = models.shipped(text)
+    return (
+        path if Path(text).name == str(text) and path.is_file() and not os.path.exists(text) else Path(text)
+    )
 
 
 def existing_folder(folder):

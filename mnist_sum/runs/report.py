@@ -113,6 +113,13 @@ def draw_pictures(state, data, folder):
     plots.draw_model(rows, inputs, state.model_name, folder / "model.png")
 
 
+def _architecture(state):
+    """The architecture in words: an own network's source, else the docstring of the model's module."""
+    if state.architecture.source is not None:
+        return state.architecture.source.decode("utf-8", "replace").strip()
+    return sys.modules[type(state.model).__module__].__doc__.strip()
+
+
 def run_report(state, data, environment):
     """The run's report.md as bytes: what was trained on what, how, and with which result.
 
@@ -144,7 +151,7 @@ def run_report(state, data, environment):
             split=SPLITS[recipe.split],
             numbers=NUMBERS[recipe.numbers],
             augmentation=AUGMENTATIONS[recipe.augmentation],
-            architecture=sys.modules[type(state.model).__module__].__doc__.strip(),
+            architecture=_architecture(state),
             layer_table=layer_table(state.model),
             settings="\n".join(f"| {name} | {value} |" for name, value in dataclasses.asdict(recipe).items()),
             seconds=sum(row["seconds"] for row in state.history),

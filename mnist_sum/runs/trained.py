@@ -1,10 +1,14 @@
 """Trained models: loaded from checkpoints, each with the data that it can be tested on."""
 
+import os
 from collections import namedtuple
-from pathlib import Path
 
-from mnist_sum import console, data
-from mnist_sum.runs import checkpoint, folder
+import torch
+
+from mnist_sum import console, data, images, models
+from mnist_sum.evaluation.predict import predict
+from mnist_sum.runs import folder
+from mnist_sum.runs.checkpoint import load_model
 from mnist_sum.system.device import choose_device, describe_device
 
 
@@ -20,6 +24,18 @@ class Trained(namedtuple("Trained", "path model stored")):
         trained = self.stored["data"]
         return (f"{self.name} from {self.path}, trained for {self.stored['epoch']} epochs on "
                 f"{trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
+
+    def predict(self, image, number):
+        """The predict.Prediction for an image and a number 0 to 9.
+
+        image: the path of a PNG or JPEG file, a PIL image, or MNIST's own kind, uint8 (28, 28).
+        Raises UserError where a file or a PIL image does not show one digit.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            image = images.load_image(image)[1]
+        elif not isinstance(image, torch.Tensor):
+            image = images.prepare(image.convert("RGB"))
+        return predict(self.model, image, number)
 
     def test_data(self, name, data_dir):
         """The Data whose test split the model is tested on; prints which, and a warning if it is other data.
@@ -37,15 +53,26 @@ class Trained(namedtuple("Trained", "path model stored")):
         return found
 
 
-def load_all(paths, device_name):
+def load(checkpoint, device="auto", own=()):
+    """The Trained model of a checkpoint's path, or of "tiny", "compact" or "large", which ship.
+
+    device: "auto", "cpu" or "cuda". own: "FILE.py:NAME" of a network of your own, or a list of them; the
+    file is imported. Raises UserError where the checkpoint or the device cannot be had.
+    """
+    own = [own] if isinstance(own, str) else own
+    own = [models.find(model) for model in own]
+    path = folder.checkpoint_path(checkpoint)
+    return Trained(path, *load_model(path, choose_device(device), own=own))
+
+
+def load_all(paths, device_name, own=None):
     """The Trained models of the checkpoints at the paths, or of the default checkpoint if paths is None.
 
-    device_name: "auto", "cpu" or "cuda". Raises UserError where a checkpoint or the device cannot be had.
+    A path may be the name of a model that ships. device_name: "auto", "cpu" or "cuda"; own: "FILE.py:NAME" of
+    the user's own networks among them. Raises UserError where a checkpoint or the device cannot be had.
     """
-    device = choose_device(device_name)
-    paths = paths or [folder.default_checkpoint()]
-    models = [Trained(Path(path), *checkpoint.load_model(path, device)) for path in paths]
-    console.note(f"device: {describe_device(device)}")
-    for number, trained in enumerate(models, 1):
-        console.note(f"model{f' {number}' if len(models) > 1 else ''}: {trained.describe()}")
-    return models
+    loaded = [load(path, device_name, own or ()) for path in paths or [folder.default_checkpoint()]]
+    console.note(f"device: {describe_device(choose_device(device_name))}")
+    for number, trained in enumerate(loaded, 1):
+        console.note(f"model{f' {number}' if len(loaded) > 1 else ''}: {trained.describe()}")
+    return loaded
