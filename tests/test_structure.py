@@ -13,7 +13,7 @@ FLOORS = [  # each may import from the floors after it, and from its own
     {"runs", "figures"},
     {"training"},
     {"evaluation"},
-    {"models", "loss", "metrics", "augment", "images"},
+    {"contract", "models", "own", "loss", "metrics", "augment", "images"},
     {"dataset", "data"},
     {"system"},
     {"console", "cli", "recipes", "__init__"},

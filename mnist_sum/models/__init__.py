@@ -14,15 +14,15 @@ exhaustive test encodes each image once and joins it with all ten numbers:
 An ensemble in training, as `large`, gives the logits of each member: (members,B,10) and (members,B,19).
 The loss is then the mean over the members, too.
 
-A network of one's own needs no place here: FILE.py:NAME names it (see own.py). To add one to the package:
-one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
+A network of your own needs no place here: FILE.py:NAME names it (see mnist_sum/own.py). To add one to
+the package: one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
 are published systems, "source 1" to "source 5"; README.md in this folder cites them.
 """
 
 from importlib import import_module
 from pathlib import Path
 
-from mnist_sum.models.own import Architecture, load_own
+from mnist_sum.own import Architecture, load_own
 from mnist_sum.recipes import RECIPES
 
 ARCHITECTURES = {

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from mnist_sum import console, models
 from mnist_sum.console import UserError
+from mnist_sum.contract import check
 from mnist_sum.data import Data, load
-from mnist_sum.models.own import check
 from mnist_sum.recipes import default_batch_size
 from mnist_sum.runs import checkpoint, folder, report
 from mnist_sum.runs.distillation import load_teacher

@@ -48,7 +48,7 @@ def process_group(device_name):
         yield device
         dist.destroy_process_group()
     except Exception as error:
-        lost = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+        lost = isinstance(error, dist.DistError) or _is_gloos(error)
         if not _first_to_fail(store) and (lost or isinstance(error, UserError)):
             sys.exit(1)
         if lost:
@@ -64,6 +64,12 @@ def _rendezvous():
         cause = str(error).splitlines()[0]
         raise UserError(f"cannot reach the other processes that RANK and WORLD_SIZE tell of ({cause}); "
                         "start them with torchrun, or unset both") from error  # fmt: skip
+
+
+def _is_gloos(error):
+    """Whether gloo raised it: that has no type of its own, and its text names the source file or this."""
+    text = str(error)
+    return type(error) is RuntimeError and ("gloo" in text or text == "Application timeout caused pair closure")
 
 
 def _take_gpu():
@@ -126,4 +132,4 @@ def wrapped_in_ddp(model):
 
     Its weights and buffers become those of rank 0.
     """
-    return DistributedDataParallel(model, broadcast_buffers=False) if size() > 1 else model
+    return DistributedDataParallel(model) if size() > 1 else model
