@@ -10,7 +10,7 @@ from contextlib import suppress
 from mnist_sum import __version__
 from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
 
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 usage, 130 / 143 stopped by SIGINT / SIGTERM"
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 / 143 stopped by SIGINT / SIGTERM"
 LARGEST = 2**63 - 1
 DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
 FROM_RECIPE = "(default: the model's recipe, below)"
@@ -25,7 +25,7 @@ logits are raw: the largest is the prediction, and their softmax the probabiliti
 
 
 def whole_number(lowest, highest, meaning):
-    """An argument type: a whole number from lowest to highest, called by its meaning in the error."""
+    """An argument type: a whole number from lowest to highest; errors call it by its meaning."""
 
     def convert(text):
         with suppress(ValueError):
@@ -68,7 +68,7 @@ def any_model(text):
 def file_name(text):
     """The name of a file or folder."""
     if not text:
-        raise argparse.ArgumentTypeError("a name is needed, not an empty text")
+        raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
@@ -112,26 +112,26 @@ def _recipe_table():
         lines.append(
             f"  {name:15} {recipe.epochs:3} epochs, batch {recipe.batch_size:4}, lr {recipe.learning_rate:g} "
             f"{recipe.schedule}, {recipe.optimizer}, {recipe.split} split, {recipe.numbers} numbers, "
-            f"{recipe.augmentation} augmentation"
+            f"{recipe.augmentation.replace('none', 'no')} augmentation"
         )
     return "\n".join(lines)
 
 
 # fmt: off
 def _add_data_dir(add):
-    add("--data-dir", metavar="DIR", type=file_name, help="where MNIST lies or is downloaded to (default: "
+    add("--data-dir", metavar="DIR", type=file_name, help="where MNIST is or is downloaded to (default: "
         "where a resumed run or the checkpoint's run had it, else $MNIST_SUM_DATA, else data)")
 
 
 def _add_own(add):
     add("--model", nargs="+", action="extend", type=own_model, metavar="FILE.py:NAME",
-        help="the network of a checkpoint that is of your own making; its file is imported (default: none)")
+        help="your own network, if a checkpoint holds one; its file is imported (default: none)")
 
 
 def _add_common(add):
     """The flags that both scripts have."""
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
-        help="where to compute; auto: CUDA when there is one, else the CPU (default: auto)")
+        help="where to compute; auto: CUDA where it is available, else the CPU (default: auto)")
     add("--data", choices=("auto", "mnist", "sample"), default="auto",
         help="auto: MNIST, else the 5,000-image sample with a warning (default: auto)")
     _add_data_dir(add)
@@ -148,13 +148,14 @@ def parse_train(argv):
         help=f"one of {', '.join(RECIPES)}, or your own FILE.py:NAME (default: {DEFAULT_MODEL})")
     add("--epochs", type=count, metavar="N", help=f"passes over the data {FROM_RECIPE}")
     add("--batch-size", type=count, metavar="N",
-        help="images a step (default: the model's recipe, below; on less data than MNIST's 60,000 images "
+        help="images per step (default: the model's recipe, below; on less data than MNIST's 60,000 images "
         "smaller in proportion, at least 16, tiny's and large's 128)")
-    add("--lr", type=positive_number, metavar="RATE", help=f"learning rate, or its peak {FROM_RECIPE}")
-    add("--schedule", choices=CHOICES["schedule"], help=f"of the learning rate {FROM_RECIPE}")
+    add("--lr", type=positive_number, metavar="RATE",
+        help=f"learning rate (the peak of a one-cycle schedule) {FROM_RECIPE}")
+    add("--schedule", choices=CHOICES["schedule"], help=f"learning-rate schedule {FROM_RECIPE}")
     add("--split", choices=CHOICES["split"],
         help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
-        f"the 60,000 training images alone, the last 10,000 held out {FROM_RECIPE}")
+        f"the training images alone, 50,000 / 10,000, to choose settings by {FROM_RECIPE}")
     add("--teacher", type=file_name, metavar="FILE",
         help="also learn from this trained model's outputs (knowledge distillation); it must have been "
         "trained on the same images (default: none)")
@@ -203,7 +204,7 @@ def parse_inference(argv):
     add("--image", nargs="+", action="extend", type=file_name, metavar="FILE",
         help="predict your own images, PNG or JPEG of one digit each (default: random test images)")
     add("--number", type=digit, metavar="0-9",
-        help="the number to add to the digit in each --image (default: none, it has to be given)")
+        help="the number to add to the digit in each --image; required with --image (default: none)")
     add("--evaluate", action="store_true",
         help="the exhaustive test: every test image with each of the ten numbers (default: off)")
     add("--plot-graph", action="store_true",
@@ -227,14 +228,13 @@ def parse_inference(argv):
         if several:
             parser.error("several --checkpoint files are compared by --evaluate; a prediction takes one")
     if several:
-        parser.refuse(arguments, ("plot_graph",), "draws where one model errs; several are compared without")
+        parser.refuse(arguments, ("plot_graph",), "draws where one model errs; leave it out to compare")
     elif arguments.evaluate and not arguments.plot_graph:
-        parser.refuse(arguments, ("output",), "is of no use here; --evaluate tests every image, add "
-                      "--plot-graph to draw")  # fmt: skip
+        parser.refuse(arguments, ("output",), "needs --plot-graph, as --evaluate alone draws nothing")
     if arguments.image is None:
-        parser.refuse(arguments, ("number",), "is added to the digit of an --image")
+        parser.refuse(arguments, ("number",), "needs --image")
     else:
-        parser.refuse(arguments, ("total", "seed"), "is for random test images; --image names them")
+        parser.refuse(arguments, ("total", "seed"), "is for random test images, not for --image")
         if arguments.number is None:
             parser.error("--image needs --number, the number to add")
     arguments.total = arguments.total or 25
@@ -250,13 +250,13 @@ def parse_reproduce(argv, description):
     parser = Parser("python -m mnist_sum.reproduce", description)
     add = parser.add_argument
     add("--models", nargs="+", type=any_model, default=list(RECIPES), metavar="NAME",
-        help=f"which models, FILE.py:NAME among them (default: all: {', '.join(RECIPES)})")
+        help=f"which models to train, or FILE.py:NAME (default: all: {', '.join(RECIPES)})")
     add("--seeds", type=count, default=3, metavar="N",
         help="runs of each model, with seeds 0 to N-1 (default: 3)")
     _add_data_dir(add)
     add("--teacher", type=file_name, metavar="FILE",
-        help="the teacher of every run, as train.py's --teacher; it cannot teach models of another split "
-        "than its own, so name --models too (default: none)")
+        help="the teacher of every run, as train.py's --teacher; works only for models with the teacher's "
+        "split; choose them with --models (default: none)")
     add("--output-dir", type=file_name, default="runs/reproduction", metavar="DIR",
         help="where the runs and the table go (default: runs/reproduction)")
     return parser.parse_args(argv)
@@ -277,7 +277,7 @@ def parse_demo(argv, description):
     """The flags of `python -m mnist_sum.demo`."""
     parser = Parser("python -m mnist_sum.demo", description)
     parser.add_argument("--port", type=port, default=7860, metavar="N",
-        help="of this machine's loopback address; 0: any free port (default: 7860)")
+        help="port on 127.0.0.1; 0: any free one (default: 7860)")
     parser.add_argument("--checkpoint", nargs="+", action="extend", type=file_name, metavar="FILE",
         help="models of your own, listed before the shipped ones (default: the shipped ones alone)")
     _add_own(parser.add_argument)

@@ -97,7 +97,7 @@ def run_script(main, program):
 
 
 def _print(text, stream, even_if_silent=False):
-    """At once. Without a stream (`2>&-`), a reader (it was `| head -1`) or space on the disk, go on."""
+    """Print and flush; a closed stream (`2>&-`), a closed pipe (`| head -1`) or a full disk is no error."""
     if stream is None or _silent and not even_if_silent:
         return
     try:

@@ -1,4 +1,4 @@
-"""What a model is given: images with a number beside each, batch by batch.
+"""What a model is given: images, each paired with a number, batch by batch.
 
 The images of a split are one uint8 tensor on the training device. A batch is one index operation
 and a normalisation; there is no Python per image.
@@ -24,7 +24,7 @@ def one_hot(numbers):
 
 
 class MnistSum(Dataset):
-    """A split with a number beside every image: item = (image, number), (digit, total).
+    """A split, each image paired with a number: item = (image, number), (digit, total).
 
     image (1, 28, 28) float32 normalised, number (10,) one-hot float32, digit and total int64;
     total = digit + number. Indexed with a list or tensor of B indices it returns the whole batch,

@@ -1,6 +1,6 @@
 """`python -m mnist_sum.export`: write a trained model as one ONNX file.
 
-The file is written only after onnxruntime has given the outputs that torch gives for the checkpoint.
+The file is written only if onnxruntime's outputs agree with PyTorch's.
 Needs the extra `export`: pip install -e '.[export]'.
 """
 
@@ -35,7 +35,7 @@ def main(argv):
     note("translating it to ONNX and comparing the outputs ...")
     onnx_bytes = to_onnx(model, stored)
     for name, difference in largest_differences(onnx_bytes, model).items():
-        note(f"{name}: onnxruntime differs from torch by at most {difference:.1e}")
+        note(f"{name}: onnxruntime differs from PyTorch by at most {difference:.1e}")
     write_atomically(output, onnx_bytes)
     note(f"done: {output}, {len(onnx_bytes):,} bytes")
     return 0
@@ -129,9 +129,9 @@ def largest_differences(onnx_bytes, model):
             difference = (theirs - ours).abs().max().item()
             changed = (theirs.argmax(1) != ours.argmax(1)).sum().item()
             if changed or not difference <= TOLERANCE:  # nor is NaN, which no comparison finds larger
-                raise UserError(f"onnxruntime does not repeat torch's {name}: {difference:.1e} off in a "
-                                f"batch of {size}, {changed} predictions changed; nothing was written; "
-                                "try other versions of onnxruntime and torch")  # fmt: skip
+                raise UserError(f"onnxruntime's {name} differ from PyTorch's by {difference:.1e} in a batch "
+                                f"of {size}, {changed} predictions changed; nothing was written; try "
+                                "other versions of onnxruntime and torch")  # fmt: skip
             largest[name] = max(largest[name], difference)
     return largest
 

@@ -28,9 +28,9 @@ RIVAL = 0.25  # of the largest shape's area: a shape that stands apart and is la
 BLOB = 0.4  # of the longer side: what is thicker than this is no stroke
 HOLES = 3  # of a digit at most: two loops, and a slip of the pen
 NEAR = 0.35  # of the digit's longer side: how far its parts can lie apart
-BLANK = "there is nothing to be seen on the page; a digit has to stand out from its paper"
+BLANK = "no digit found: nothing stands out from the paper; use a darker pen or more light"
 CLUTTER = "the page is cluttered; crop the image to one digit on plain paper"
-UNCLEAR = "there is no clear digit on the page"
+UNCLEAR = "there is no clear digit on the page; crop closer to the digit"
 STROKE_WIDTHS = 0.11, 0.2  # of MNIST's digits, thinnest and thickest, as shares of their longer side
 
 
@@ -223,7 +223,7 @@ def _digit_mask(ink):
         down = max(other_top - bottom, top - other_bottom)
         near = max(across, down) < NEAR * _longer_side(largest)
         if shape.sum() > RIVAL * area and (across > 0 or not near):
-            raise UserError("there is more than one figure on the page; crop the image to one digit")
+            raise UserError("there is more than one shape on the page; crop the image to one digit")
         if near and across < 0.1 * (bottom - top):
             digit |= shape
     return digit

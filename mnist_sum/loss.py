@@ -31,14 +31,14 @@ def summed_loss(digit_logits, sum_logits, digit, total):
 
     Returns the scalars (loss, digit_loss, sum_loss): what is minimised, and its two parts for the record.
     Shapes as in digit_and_sum_loss. The weights are equal: the two losses start near ln 10 and ln 19, so
-    neither drowns the other.
+    neither dominates.
     """
     digit_loss, sum_loss = digit_and_sum_loss(digit_logits, sum_logits, digit, total)
     return digit_loss + sum_loss, digit_loss, sum_loss
 
 
 def distillation_loss(loss, logits, teacher_logits):
-    """The weighted mean of the loss towards the labels and of that towards a teacher: a scalar in nats.
+    """The weighted mean of the loss against the labels and of that against a teacher: a scalar in nats.
 
     logits: the model's pair of outputs, digit (..., B, 10) and sum (..., B, 19); teacher_logits: the
     teacher's pair, (B, 10) and (B, 19). As in Hinton et al. 2015 both go through a softmax at temperature

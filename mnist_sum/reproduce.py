@@ -1,9 +1,8 @@
-"""`python -m mnist_sum.reproduce`: train every registered model by its recipe and table the results.
+"""`python -m mnist_sum.reproduce`: train every registered model by its recipe and tabulate the results.
 
 Each run is train.py's own, in a folder of its own below --output-dir, so the command can be stopped
-at any time and resumes where it was when it is given again. The table is written to
-reproduction.md there, and a picture of parameters against accuracy to reproduction.png, anew after
-every run.
+at any time and resumes where it was when it is given again. After every run it writes the table to
+reproduction.md there, and a picture of parameters against accuracy to reproduction.png.
 """
 
 import statistics
@@ -60,8 +59,8 @@ def teacher_sha256(path, architectures):
     split = stored["recipe"]["split"]
     others = [each.name for each in architectures if each.recipe.split != split]
     if others:
-        raise UserError(f"{path} cannot teach {', '.join(others)}, of another split; "
-                        "name the models to be distilled with --models")  # fmt: skip
+        raise UserError(f"{path} cannot teach {', '.join(others)}, which have another split; "
+                        "choose the models with --models")  # fmt: skip
     return stored["sha256"]
 
 

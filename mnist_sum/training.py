@@ -1,6 +1,6 @@
 """fit(): the training loop, a generator that yields one plain row per epoch.
 
-A run is a pure function of its settings and its data. Order, numbers and dropout are drawn anew
+A run is a pure function of its settings and its data. Order, numbers and dropout are drawn
 from (seed, epoch, step), so a run that stops after any step and resumes from its checkpoint
 ends with the same weights, bit for bit, as an uninterrupted one.
 
@@ -110,7 +110,7 @@ def fit(state, train_split, test_split):
     UserError at the end of an epoch in which the loss or the weights were not finite, before its row.
     """
     if (state.teacher is None) != (state.recipe.teacher == "none"):
-        raise UserError("a run and its recipe disagree whether there is a teacher; set state.teacher")
+        raise UserError("a run and its recipe disagree about whether there is a teacher; set state.teacher")
     device = next(state.model.parameters()).device
     train_set = MnistSum(train_split, state.seed, state.recipe.numbers, device)
     test_set = MnistSum(test_split[shard(len(test_split))], device=device)
@@ -133,13 +133,13 @@ def fit(state, train_split, test_split):
 
 
 def train_epoch(state, model, train_set):
-    """Do the steps of the current epoch that are still to do.
+    """Do the remaining steps of the current epoch.
 
     model is state.model or, with several processes, what is wrapped around it. Returns the rate of the
     epoch's first step, and whether a stop signal came before the epoch was done.
 
     Nothing in a step waits for the device, so a GPU always has its next step to do. That is why
-    whether all numbers are finite is checked only once, before anything is made of them.
+    whether all numbers are finite is checked only once, before any of them is used.
     """
     device = train_set.digits.device
     train_set.set_epoch(state.epoch)
@@ -189,9 +189,9 @@ def train_step(state, model, train_set, batch):
 
 
 def require_finite(finite, problem, state):
-    """Raise UserError, before anything is made of the current epoch, where it is not finite."""
+    """Raise UserError, before the current epoch is saved, where it is not finite."""
     if not finite:
-        raise UserError(f"{problem} epoch {state.epoch + 1}; nothing of this epoch is kept; "
+        raise UserError(f"{problem} epoch {state.epoch + 1}; this epoch is discarded; "
                         "try a smaller --lr")  # fmt: skip
 
 

@@ -92,10 +92,10 @@ def test_resume_takes_every_flag_that_does_not_change_the_run():
     [
         *[(f"--evaluate {flag}", f"{flag.split()[0]} is for predictions; --evaluate tests every image")
           for flag in ("--total 3", "--seed 0", "--image x", "--number 0")],
-        ("--evaluate --output x", "--output is of no use here"),
+        ("--evaluate --output x", "--output needs --plot-graph"),
         ("--evaluate --checkpoint a b --plot-graph", "where one model errs"),
         ("--image a.png", "--image needs --number"),
-        ("--number 0", "--number is added to the digit of an --image"),
+        ("--number 0", "--number needs --image"),
         ("--image a.png --number 3 --total 5", "--total is for random test images"),
         ("--image a.png --number 3 --seed 0", "--seed is for random test images"),
         ("--plot-graph", "--plot-graph needs --evaluate"),

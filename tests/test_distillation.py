@@ -213,6 +213,6 @@ def test_only_this_teacher_may_lie_in_the_place_of_its_copy(found, teacher_file,
     if found == "this teacher":
         new_run()
     else:
-        with pytest.raises(UserError, match=f"{path} is there already .* choose another --output-dir"):
+        with pytest.raises(UserError, match=f"{path} already exists .* choose another --output-dir"):
             new_run()
         assert path.is_dir() or path.read_bytes() == b"precious"

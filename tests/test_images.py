@@ -172,7 +172,7 @@ def test_file_without_an_image_is_one_line_with_its_name(content, words, tmp_pat
         images.load_image(path)
 
 
-NOTHING, CLUTTER = "nothing to be seen", "clutter|no clear|more than one"
+NOTHING, CLUTTER = "nothing stands out", "clutter|no clear|more than one"
 PAGES = {
     "blank": NOTHING,
     "half lit": "nothing|no clear",

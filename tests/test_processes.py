@@ -122,7 +122,7 @@ def test_a_single_process_has_no_group_and_exchanges_nothing(variables, monkeypa
 def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(processes.UserError, match="process 3 .* no GPU, there are 2; use --nproc-per-node=2"):
+    with pytest.raises(processes.UserError, match="no GPU for process 3 .*, only 2; use --nproc-per-node=2"):
         processes._take_gpu()
 
 

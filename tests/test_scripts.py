@@ -57,7 +57,7 @@ def test_training_prints_its_settings_a_line_an_epoch_and_what_is_next(trained):
     assert lines[-3].startswith("reached: digit {}, sum {} on 300 test images".format(*last))
     assert lines[-2:] == [
         "saved: run/checkpoint.safetensors",
-        "next: python inference.py --evaluate --checkpoint run/checkpoint.safetensors",
+        "next: python -m inference --evaluate --checkpoint run/checkpoint.safetensors",
     ]
 
 
@@ -153,9 +153,9 @@ def test_evaluate_counts_every_image_with_every_number(script, own):
 
 def test_the_command_that_training_prints_evaluates_and_draws_where_the_model_errs(script, trained):
     done, folder = trained
-    _, name, *flags = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
+    _, _, name, *flags = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
     flags += ["--plot-graph", "--data", "sample", "--output", "errors"]
-    done = script(name, *flags, cwd=folder.parent)
+    done = script(f"{name}.py", *flags, cwd=folder.parent)
     assert (done.returncode, done.stderr) == (0, "")
     pictures = {path.name: path.stat().st_size for path in (folder.parent / "errors").iterdir()}
     assert set(pictures) == {"confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"}

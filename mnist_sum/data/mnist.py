@@ -29,13 +29,14 @@ def load_mnist(folder):
     wrong = [name for name, content in contents.items() if content is None]
     if wrong:
         absent = not any((raw / name).exists() for name in RAW_FILES)
-        state = "is not there" if absent else f"is incomplete or damaged ({', '.join(wrong)})"
+        state = "was not found" if absent else f"is incomplete or damaged ({', '.join(wrong)})"
         try:
             make_folder(raw)
             with folder_lock(raw, wait=True):  # whoever waited finds the files already there
                 fetch(raw, {n: RAW_FILES[n] for n in wrong if _read(raw / n, RAW_FILES[n]) is None})
         except UserError as error:
-            raise UserError(f"MNIST {state} in {folder}, and {error}; see --data-dir") from None
+            raise UserError(f"MNIST {state} in {folder} and could not be downloaded ({error}); "
+                            "see --data-dir") from None  # fmt: skip
         contents |= {name: _read(raw / name, RAW_FILES[name]) for name in wrong}
     train_images, train_digits, test_images, test_digits = contents.values()
     return (  # an IDX header is 16 bytes for images and 8 for labels

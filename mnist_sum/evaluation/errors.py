@@ -16,7 +16,8 @@ def evaluate_on(model, data):
     cases and causes of wrong sums, accuracies and other shares as fractions; intervals: {"digit", "sum",
     "joint": (low, high)}, the accuracies' 95% intervals.
     """
-    predictions = predict_all(model, MnistSum(data.test, device=next(model.parameters()).device))
+    device = next((parameter.device for parameter in model.parameters()), "cpu")
+    predictions = predict_all(model, MnistSum(data.test, device=device))
     values = {"data": data.name, "images": len(data.test), "cases": predictions.digit.numel()}
     intervals = {}
     for output, correct in zip(("digit", "sum", "joint"), predictions.correct, strict=True):
@@ -30,10 +31,14 @@ def evaluate_on(model, data):
 def evaluate(model, data):
     """The exhaustive test of any module that keeps the contract of mnist_sum.models, on data's test split.
 
-    model: an nn.Module, on any device; data: data.Data. Returns evaluate_on's values, a dict; accuracies are
-    fractions.
+    model: an nn.Module, on any device, which is tested in evaluation mode and stays in the mode that it had;
+    data: data.Data. Returns evaluate_on's values, a dict; accuracies are fractions.
     """
-    return evaluate_on(model, data)[1]
+    training = model.training
+    try:
+        return evaluate_on(model, data)[1]
+    finally:
+        model.train(training)
 
 
 def comparison(trained, data):

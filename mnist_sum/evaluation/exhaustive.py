@@ -107,7 +107,7 @@ def predict_all(model, dataset):
 
 @torch.no_grad()
 def images_per_second(model, split, count=1000, repeats=5):
-    """How many images of the split the model predicts in a second, `count` at once, a number beside each.
+    """Images of the split that the model predicts in a second, `count` at once, each paired with a number.
 
     Of `repeats` timed passes the median; the first pass, which warms up, is not one of them.
     """

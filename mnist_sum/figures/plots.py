@@ -1,7 +1,8 @@
 """Every picture; the one user of matplotlib. Its canvas needs no screen and no global state.
 
 A draw_ function writes its picture to path, whose suffix names the format (PNG without one), whole or
-not at all. It raises UserError where the picture cannot be written.
+not at all. It raises UserError where the picture cannot be written. Without a path it returns a Picture,
+which a notebook shows.
 """
 
 import io
@@ -27,8 +28,18 @@ IMAGE_LAYER, NUMBER_LAYER, EDGE = "#cfe3f5", "#fbdcc4", "#777777"  # of draw_mod
 MONOSPACE, CHARACTER = "DejaVu Sans Mono", 0.602  # comes with matplotlib; width over size
 
 
+class Picture(bytes):
+    """A PNG file's bytes, which a notebook shows as the picture."""
+
+    def _repr_png_(self):
+        return bytes(self)
+
+    def __repr__(self):
+        return f"a picture, {len(self):,} bytes of PNG"
+
+
 def _format(path):
-    return Path(path).suffix[1:].lower() or "png"
+    return Path(path or "").suffix[1:].lower() or "png"
 
 
 def _figure(path, width, height):
@@ -42,12 +53,15 @@ def _figure(path, width, height):
 
 
 def _save(figure, path):
+    """Write the figure to path; where that is None, return it as a Picture."""
     content = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what the font lacks
             figure.savefig(content, format=_format(path), dpi="figure")
-        write_atomically(path, content.getvalue())
+        if path is None:
+            return Picture(content.getvalue())
+        return write_atomically(path, content.getvalue())
     except (UserError, OSError, ValueError) as error:  # ValueError: the picture is too large
         reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise UserError(f"cannot write the picture {path}: {reason}") from error
@@ -65,7 +79,7 @@ def _short(text, length):
     return text if len(text) <= length else f"…{text[1 - length :]}"
 
 
-def draw_history(history, part, title, path):
+def draw_history(history, part, title, path=None):
     """Losses (nats) and accuracies of both outputs per epoch; part is "train" or "test".
 
     The digit is a thin line on the sum's broad one, so that both can be seen where they coincide.
@@ -85,7 +99,7 @@ def draw_history(history, part, title, path):
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         _legend(axes)
     figure.suptitle(title)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def _image_grid(images, captions, title, path):
@@ -101,19 +115,19 @@ def _image_grid(images, captions, title, path):
         axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
         axes.set_title(caption, color=colour, fontsize=9)
     figure.suptitle(textwrap.fill(title, int(10 * width)))
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_samples(images, digits, numbers, path):
+def draw_samples(images, digits, numbers, path=None):
     """Samples of the data set: uint8 images (N, 28, 28) with their numbers and targets (N integers each)."""
     captions = [
         (f"number {number}\ndigit {digit}, sum {digit + number}", "black")
         for digit, number in zip(digits, numbers, strict=True)
     ]
-    _image_grid(images, captions, "samples: image and number in, digit and sum out", path)
+    return _image_grid(images, captions, "samples: image and number in, digit and sum out", path)
 
 
-def draw_predictions(images, predictions, title, path):
+def draw_predictions(images, predictions, title, path=None):
     """A grid of uint8 images (N, 28, 28) with what was predicted; each wrong one in red with the truth.
 
     predictions: N dicts with number, digit, sum, predicted_digit, predicted_sum, and maybe probability,
@@ -126,10 +140,10 @@ def draw_predictions(images, predictions, title, path):
         text += f"  ({case['probability']:.1%})" if "probability" in case else ""
         truth = "" if correct else f"\ntrue: {case['digit']} + {case['number']} = {case['sum']}"
         captions.append((text + truth, CORRECT if correct else WRONG))
-    _image_grid(images, captions, title, path)
+    return _image_grid(images, captions, title, path)
 
 
-def draw_own_images(cases, path):
+def draw_own_images(cases, path=None):
     """Own images, a row each: the original, what the network saw, and both outputs' probabilities.
 
     cases: dicts with file, original (RGB image), seen (uint8 (28, 28)), number, and digit and sum,
@@ -152,10 +166,10 @@ def draw_own_images(cases, path):
             axes.set(ylim=(0, 1), xticks=range(len(case[output])))
             axes.tick_params(labelsize=7)
             axes.set_title(f"{answer}  ({float(case[output].max()):.1%})", fontsize=10)
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_confusion(digit_counts, sum_counts, title, path):
+def draw_confusion(digit_counts, sum_counts, title, path=None):
     """Both confusion matrices: counts (10, 10) and (19, 19), row true, column predicted.
 
     Coloured by the share of the row that is not on the diagonal, so that rare errors can be seen.
@@ -176,10 +190,10 @@ def draw_confusion(digit_counts, sum_counts, title, path):
         axes.set(xticks=range(classes), yticks=range(classes), xlabel=f"predicted {output}",
                  ylabel=f"true {output}", title=output)  # fmt: skip
     figure.suptitle(f"{title}: cases by true and predicted class; colour: share of the row that is wrong")
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_sum_grid(accuracy, title, path):
+def draw_sum_grid(accuracy, title, path=None):
     """The sum's accuracy (10, 10), a fraction, for each digit (row) and number (column)."""
     percent = 100 * np.asarray(accuracy)
     figure = _figure(path, 8.5, 7.2)
@@ -190,10 +204,10 @@ def draw_sum_grid(accuracy, title, path):
     axes.set(xticks=range(10), yticks=range(10), xlabel="number", ylabel="digit in the image")
     axes.set_title(f"{title}\naccuracy of the sum (%), by digit and number")
     figure.colorbar(image, shrink=0.8)
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_reliability(curves, title, path):
+def draw_reliability(curves, title, path=None):
     """Reliability diagrams. curves: {output: (confidence, accuracy, share, calibration error)}, the first
     three (bins,), all of them fractions."""
     figure = _figure(path, 10, 5.4)
@@ -208,10 +222,10 @@ def draw_reliability(curves, title, path):
         axes.set(xlabel="predicted probability", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         _legend(axes)
     figure.suptitle(title)
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_comparison(rows, title, path):
+def draw_comparison(rows, title, path=None):
     """Several models, one below the other. rows: dicts with model, checkpoint, parameters,
     images_per_second, and of digit and sum _accuracy and _interval (low, high), fractions."""
     figure = _figure(path, 11, 2 + 0.75 * len(rows))
@@ -236,10 +250,10 @@ def draw_comparison(rows, title, path):
     speeds.set(xlabel="images a second, 1,000 at once")
     speeds.grid(alpha=0.3, axis="x")
     figure.suptitle(title)
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def draw_parameters(models, others, path):
+def draw_parameters(models, others, path=None):
     """Parameters (logarithmic) against accuracy, in percent.
 
     models: {name: (parameters, (digit, standard deviation), (sum, standard deviation))}, measured, over
@@ -272,7 +286,7 @@ def draw_parameters(models, others, path):
     figure.suptitle("Parameters against accuracy")
     _legend(axes)
     _name_points(figure, axes, points)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def _name_points(figure, axes, points):
@@ -289,7 +303,7 @@ def _name_points(figure, axes, points):
         taken.append(text.get_window_extent())
 
 
-def draw_model(rows, inputs, name, path):
+def draw_model(rows, inputs, name, path=None):
     """The layers in the order they run, down and then right, a box each.
 
     rows as layers.layer_rows gives them, inputs as layers.layer_inputs. Layers whose output depends
@@ -336,4 +350,4 @@ def draw_model(rows, inputs, name, path):
     total = sum(count for _, _, count in rows)
     title = f"{name}: {total:,} parameters\nlayer, output shape, parameters\norange: depends on the number"
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    return _save(figure, path)

@@ -9,7 +9,7 @@
     Conv2d 3x3         256 -> 10      3 -> 1     23,050     the digit
     Linear              20 -> 19                    380     the sum: ten raw logits, ten-wide number
 
-The sum stalls far below the digit: one linear layer cannot add raw logits (see README.md in this folder).
+The sum stalls far below the digit: one linear layer adds raw logits poorly (see README.md in this folder).
 """
 
 import torch

@@ -62,7 +62,7 @@ class Run:
         console.note(f"model: {state.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
                      f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {state.seed}")  # fmt: skip
         if state.teacher is not None:
-            console.note("teacher: predicts all training images first")
+            console.note("teacher: computing the logits of all training images")
         console.note(f"run: {self.path}")
         if summary:
             from mnist_sum.figures.layers import layer_table
@@ -130,7 +130,7 @@ def opened(device="auto", *, resume=None, output_dir=None, save=False, **setting
     settings only data_dir, and model for an own network, are used. output_dir: a new run's folder (default:
     one under runs/). settings: see _new_state. SIGINT and SIGTERM stop the run after its step; a second one
     ends it at once. Raises UserError, before anything is written, where the run cannot be: no data, a folder
-    in use, an unfit teacher, network or checkpoint.
+    in use, an invalid teacher, network or checkpoint.
     """
     device = choose_device(device) if isinstance(device, str) else device
     first = rank() == 0

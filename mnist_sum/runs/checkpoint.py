@@ -29,7 +29,9 @@ from mnist_sum.system.processes import size
 from mnist_sum.training import ROW, TrainingState, make_optimizer
 
 KEY, FORMAT = "mnist_sum", 2
-LARGEST_FILE = 32 << 20  # bytes; the largest model with Adam's state takes 6 MB
+OLDER = "a model of an older version has to be trained again"
+LARGEST_FILE = 32 << 20  # bytes; the largest registered model with Adam's state takes 6 MB
+LARGEST_OWN_FILE = 1 << 30  # of a network of the user's own
 LARGEST_HEADER = 1 << 20  # bytes; a thousand tensors take 200 kB
 TYPES = {
     "model_name": (str,),
@@ -63,7 +65,11 @@ def save(path, state, data, data_dir=None):
     text |= {"format": FORMAT, "recipe": dataclasses.asdict(state.recipe), "seconds": state.seconds}
     text |= {"data": data, "data_dir": data_dir}
     text["environment"] = environment(next(state.model.parameters()).device)
-    write_atomically(path, encode(tensors, text))
+    content = encode(tensors, text)
+    if len(content) > LARGEST_OWN_FILE:
+        raise UserError(f"the checkpoint has {len(content) >> 20} MB, more than the limit of "
+                        f"{LARGEST_OWN_FILE >> 20} MB; train without --save, or a smaller network")  # fmt: skip
+    write_atomically(path, content)
 
 
 def describe_data(data):
@@ -106,15 +112,19 @@ def digest(tensors, text):
     return found.hexdigest()
 
 
-def read_file(path):
-    """The bytes of the file at path; raises UserError where it cannot be read or is too large."""
-    path = Path(path)
+def read_file(path, own=()):
+    """The bytes of the file at path; raises UserError where it cannot be read or is too large.
+
+    own: the Architectures of the user's own networks, whose checkpoints may be larger.
+    """
+    path, limit = Path(path), LARGEST_OWN_FILE if own else LARGEST_FILE
     try:
         if not path.is_file():
             folder = "is a folder; name the checkpoint.safetensors in it"
             raise UserError(f"{path} {folder if path.is_dir() else 'does not exist'}")
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path} is larger than any checkpoint of ours ({LARGEST_FILE >> 20} MB)")
+        if path.stat().st_size > limit:
+            hint = "" if own else "; if the network is your own, name its file: --model FILE.py:NAME"
+            raise UserError(f"{path} is larger than the {limit >> 20} MB limit of a checkpoint{hint}")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -129,9 +139,9 @@ def load(path, content=None, own=()):
     Raises UserError, whose one line names the path and the first thing wrong.
     """
     try:
-        return _checked(*_decoded(read_file(path) if content is None else content), own)
-    except _Unfit as unfit:
-        raise UserError(f"{path} {unfit}") from None
+        return _checked(*_decoded(read_file(path, own) if content is None else content), own)
+    except _InvalidCheckpoint as problem:
+        raise UserError(f"{path} {problem}") from None
 
 
 def load_model(path, device, content=None, own=()):
@@ -165,18 +175,19 @@ def load_state(path, device, own=()):
     return state, stored
 
 
-class _Unfit(Exception):
+class _InvalidCheckpoint(Exception):
     """What is wrong with a checkpoint, as the end of a sentence that starts with its path."""
 
 
 def _decoded(content):
     """(tensors, text) of a safetensors file's bytes, their SHA-256 verified."""
     if content.startswith(b"PK\x03\x04"):
-        raise _Unfit("is a checkpoint of the older format (mnist_sum 1, a zip of pickles), which is not "
-                     "read any more; train the model again, or use it with mnist_sum 1")  # fmt: skip
+        raise _InvalidCheckpoint("is a checkpoint of the older format (mnist_sum 1, a zip of pickles), which "
+                                 "is not read any more; train the model again, or use it with "
+                                 "mnist_sum 1")  # fmt: skip
     header_bytes = int.from_bytes(content[:8], "little")
     if header_bytes > min(LARGEST_HEADER, len(content)):
-        raise _Unfit("is not a mnist_sum checkpoint, or is cut short")
+        raise _InvalidCheckpoint("is not a mnist_sum checkpoint, or is truncated")
     try:
         header = json.loads(content[8 : 8 + header_bytes])
         text = json.loads(header["__metadata__"][KEY])
@@ -184,9 +195,9 @@ def _decoded(content):
         expected = text.pop("sha256")
         found = digest(tensors, text)
     except Exception:  # whatever a damaged or hostile file can make the parsers raise
-        raise _Unfit("is not a mnist_sum checkpoint, or is damaged") from None
+        raise _InvalidCheckpoint("is not a mnist_sum checkpoint, or is damaged") from None
     if found != expected:
-        raise _Unfit("is damaged: its SHA-256 does not match")
+        raise _InvalidCheckpoint("is damaged: its SHA-256 does not match")
     return tensors, {**text, "sha256": expected}
 
 
@@ -195,27 +206,27 @@ def _checked(tensors, text, own):
     version = text.get("format")
     if type(version) is not int or version != FORMAT:
         shown = f" {version}" if type(version) is int and abs(version) < 10**6 else ""
-        raise _Unfit(f"has an unknown format{shown}; this version of mnist_sum reads {FORMAT}")
+        raise _InvalidCheckpoint(f"has an unknown format{shown}; this version of mnist_sum reads {FORMAT}")
     for name, types in TYPES.items():
         if name not in text or type(text[name]) not in types:
-            raise _Unfit(f"has no {name}, or one of an unfit type")
+            raise _InvalidCheckpoint(f"is invalid: field {name} is missing or has the wrong type")
     epoch, step = text["epoch"], text["step"]
     architecture = _checked_architecture(text["model_name"], text["source_sha256"], own)
     recipe = _checked_recipe(text["recipe"])
     if not 0 <= text["seed"] < 2**63 or text["precision"] not in ("fp32", "bf16"):
-        raise _Unfit("has an impossible seed or precision")
+        raise _InvalidCheckpoint("has an impossible value for seed or precision")
     if not (math.isfinite(text["seconds"]) and text["seconds"] >= 0):
-        raise _Unfit("has impossible seconds")
+        raise _InvalidCheckpoint("has an impossible value for seconds")
     _check_texts("data", text["data"], numbers=("train_images", "test_images"),
                  texts=("name", "fingerprint"))  # fmt: skip
     _check_texts("environment", text["environment"], ("threads",), ("mnist_sum", "torch", "device"))
     steps = math.ceil(text["data"]["train_images"] / recipe.batch_size) if epoch < recipe.epochs else 0
     if not (0 <= epoch <= recipe.epochs and 0 <= step <= steps):
-        raise _Unfit("has an impossible epoch or step")
+        raise _InvalidCheckpoint("has an impossible value for epoch or step")
 
     history = tensors.get("history")
     if history is None or history.shape != (epoch, len(ROW)):
-        raise _Unfit("has a history that does not match its epoch")
+        raise _InvalidCheckpoint("has a history that does not match its epoch")
     model = architecture.build()
     expected = {"history": torch.empty_like(history, dtype=torch.float64)}
     expected |= {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
@@ -225,10 +236,10 @@ def _checked(tensors, text, own):
         expected |= _flat(_optimizer_state(model, recipe))
     _check_tensors(tensors, expected)
     if step > 0 and not tensors["sums"][-1] > 0:
-        raise _Unfit("has sums that do not match its step")
+        raise _InvalidCheckpoint("has sums that do not match its step")
     rows = history.tolist()
     if [row[0] for row in rows] != list(range(1, epoch + 1)):
-        raise _Unfit("has a history that does not match its epoch")
+        raise _InvalidCheckpoint("has a history that does not match its epoch")
     optimizer = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
@@ -248,9 +259,9 @@ def _checked_recipe(settings):
     try:
         recipe = Recipe(**settings)
     except TypeError:
-        raise _Unfit("has a recipe with other settings than this version's") from None
+        raise _InvalidCheckpoint("has missing or unknown recipe settings") from None
     if problem := impossible_setting(recipe):
-        raise _Unfit(f"has a recipe with an impossible {problem}")
+        raise _InvalidCheckpoint(f"has an impossible value for {problem} in its recipe")
     return recipe
 
 
@@ -259,11 +270,11 @@ def _checked_architecture(name, sha256, own):
     if sha256 is None and name in models.ARCHITECTURES:
         return models.find(name)
     if sha256 is None or not _printable(name):
-        raise _Unfit(f"holds a model {name!r:.40}, which this version does not know")
+        raise _InvalidCheckpoint(f"holds a model {name!r:.40}, which this version does not know")
     attribute = name.rpartition(":")[2]
     given = [each for each in own if each.name.rpartition(":")[2] == attribute]
     if not given:
-        raise _Unfit(f"holds a network of somebody's own; name its file, as in --model {name}")
+        raise _InvalidCheckpoint(f"holds a network of somebody's own; name its file, as in --model {name}")
     same = [each for each in given if each.sha256 == sha256]
     if not same:
         warn(f"{given[0].name} has changed since the checkpoint was written")
@@ -271,11 +282,11 @@ def _checked_architecture(name, sha256, own):
 
 
 def _check_texts(what, found, numbers, texts):
-    """Its values are printed; so they are short and printable."""
+    """Raise _InvalidCheckpoint unless its values are numbers and short texts that can be printed."""
     fits = set(found) == {*numbers, *texts}
     fits = fits and all(type(found[name]) is int and 0 < found[name] < 2**31 for name in numbers)
     if not fits or not all(_printable(found[name]) for name in texts):
-        raise _Unfit(f"does not tell its {what}")
+        raise _InvalidCheckpoint(f"has no valid description of its {what}")
 
 
 def _printable(text):
@@ -304,13 +315,12 @@ def _check_tensors(found, expected):
     for name, model in expected.items():
         tensor = found.get(name)
         if tensor is None:
-            raise _Unfit(f"lacks the tensor {name}; a checkpoint of an older version has to be trained again")
+            raise _InvalidCheckpoint(f"lacks the tensor {name}; {OLDER}")
         if tensor.shape != model.shape or tensor.dtype != model.dtype:
-            kinds = [f"{each.dtype} of shape {tuple(each.shape)}" for each in (tensor, model)]
-            raise _Unfit(f"has as tensor {name} {kinds[0]:.60}, not {kinds[1]}; "
-                         "a checkpoint of an older version has to be trained again")  # fmt: skip
+            kinds = [f"type {each.dtype} and shape {tuple(each.shape)}" for each in (tensor, model)]
+            raise _InvalidCheckpoint(f"has tensor {name} of {kinds[0]:.60}, expected {kinds[1]}; {OLDER}")
         if not torch.isfinite(tensor).all():
-            raise _Unfit(f"has a tensor {name} that is not finite")
+            raise _InvalidCheckpoint(f"has values in tensor {name} that are not finite")
     for name in found:
         if name not in expected:
-            raise _Unfit(f"has an unknown tensor {name!r:.60}")
+            raise _InvalidCheckpoint(f"has an unknown tensor {name!r:.60}")

@@ -2,8 +2,8 @@
 
 The teacher predicts every training image once, as it is, before the first step. A label names one digit,
 here and there a wrong one; the logits also say how much the image resembles the other nine. Only
-the digit is distilled: the sum's target is the teacher's digit logits, added to the number exactly,
-whatever the teacher's own adder makes of them.
+the digit is distilled: the sum's target is computed from the teacher's digit logits and the number,
+exactly; the teacher's own sum output is not used.
 """
 
 from functools import cached_property
@@ -50,7 +50,7 @@ def load_teacher(path, data, device, sha256=None, own=()):
     sha256: of the teacher that the run began with; own: as checkpoint.load has it. Raises UserError where
     it is another, has not been trained, or was trained on other data, some of which may be test images.
     """
-    content = checkpoint.read_file(path)
+    content = checkpoint.read_file(path, own)
     model, stored = checkpoint.load_model(path, device, content, own)
     if sha256 not in (None, stored["sha256"]):
         raise UserError(f"{path} is not the teacher that the run began with; put that one back")

@@ -49,7 +49,7 @@ def refuse_other_content(path, content, what):
     except OSError:  # a folder, or a file that is not ours to read
         fits = False
     if not fits:
-        raise UserError(f"{path} is there already and is not this run's {what}; choose another --output-dir")
+        raise UserError(f"{path} already exists and is not this run's {what}; choose another --output-dir")
 
 
 def resume_command(folder, architecture):

@@ -41,10 +41,10 @@ def table_line(row):
 def result_line(state, test_images):
     """What a run has reached, in one sentence."""
     last, seconds = state.history[-1], sum(row["seconds"] for row in state.history)
-    part = "held-out" if state.recipe.split == "validation" else "test"
+    part = "validation" if state.recipe.split == "validation" else "test"
     return (
         f"reached: digit {last['test_digit_accuracy']:.2%}, sum {last['test_sum_accuracy']:.2%} on "
-        f"{test_images:,} {part} images x 10 numbers; {state.epoch} of {state.recipe.epochs} epochs, "
+        f"{test_images:,} {part} images x 10 numbers; {state.epoch}/{state.recipe.epochs} epochs, "
         f"{seconds:.0f} s"
     )
 
@@ -72,25 +72,25 @@ def settings_json(state, data, data_dir):
 
 
 NUMBERS = {
-    "fresh": "drawn evenly from 0 to 9, anew in every epoch",
+    "fresh": "drawn evenly from 0 to 9, again in every epoch",
     "fixed": "drawn evenly from 0 to 9 once, and the same in every epoch",
 }
 SPLITS = {
     "standard": "the data's own split",
     "pooled": "all images in one pool, split at random 80 / 20",
-    "validation": "the training images alone, the last sixth held out; the test images were not looked at",
+    "validation": "the training images alone, the last sixth for validation; the test images were not used",
 }
 TEACHER = f"""
-This run has a teacher (knowledge distillation): a trained model that predicted every training image once, as
-it is. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
-{TEACHER_SHARE * TEMPERATURE:.1f} times two towards the teacher's outputs, with all logits
-divided by {TEMPERATURE:g}.
+This run has a teacher (knowledge distillation): a trained model that predicted every training image once,
+without augmentation. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
+{TEACHER_SHARE * TEMPERATURE:.1f} times two against the teacher's probabilities, with all logits divided by
+{TEMPERATURE:g}. The sum's are computed from the teacher's digit logits; its sum output is not used.
 """
 AUGMENTATIONS = {
     "none": "Images are used as they are.",
     "affine": "Every training image is rotated, scaled, sheared and shifted, by up to "
-    f"{math.degrees(ROTATION):g} degrees, {SCALE:.0%}, {SHEAR:.0%} and {14 * SHIFT:g} pixels, anew in "
-    "every epoch.",
+    f"{math.degrees(ROTATION):g} degrees, {SCALE:.0%}, {SHEAR:.0%} and {14 * SHIFT:g} pixels, "
+    "differently in every epoch.",
 }
 
 

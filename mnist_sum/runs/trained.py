@@ -6,6 +6,7 @@ from collections import namedtuple
 import torch
 
 from mnist_sum import console, data, images, models
+from mnist_sum.console import UserError
 from mnist_sum.evaluation.predict import predict
 from mnist_sum.runs import folder
 from mnist_sum.runs.checkpoint import load_model
@@ -28,14 +29,22 @@ class Trained(namedtuple("Trained", "path model stored")):
     def predict(self, image, number):
         """The predict.Prediction for an image and a number 0 to 9.
 
-        image: the path of a PNG or JPEG file, a PIL image, or MNIST's own kind, uint8 (28, 28).
-        Raises UserError where a file or a PIL image does not show one digit.
+        image: the path of a PNG or JPEG file, a PIL image, or a tensor of MNIST's own kind, uint8 (28, 28),
+        white on black. Raises UserError where it is none of these, or shows no single digit.
         """
-        if isinstance(image, (str, os.PathLike)):
+        if number not in range(10):
+            raise UserError(f"the number to add has to be from 0 to 9, not {number!r:.40}")
+        if isinstance(image, torch.Tensor):
+            if image.dtype != torch.uint8 or image.shape[-2:] != (28, 28) or image.numel() != 28 * 28:
+                raise UserError(f"a tensor has to be uint8 (28, 28), one image, not {image.dtype} "
+                                f"{tuple(image.shape)}")  # fmt: skip
+        elif isinstance(image, (str, os.PathLike)):
             image = images.load_image(image)[1]
-        elif not isinstance(image, torch.Tensor):
-            image = images.prepare(image.convert("RGB"))
-        return predict(self.model, image, number)
+        elif hasattr(image, "convert"):
+            image = images.prepare(images._rgb(image))
+        else:
+            raise UserError(f"an image is a path, a PIL image or a tensor, not a {type(image).__name__}")
+        return predict(self.model, image, int(number))
 
     def test_data(self, name, data_dir):
         """The Data whose test split the model is tested on; prints which, and a warning if it is other data.

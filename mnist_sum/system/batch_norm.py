@@ -2,8 +2,8 @@
 
 In channels_last, with several threads, nn.BatchNorm2d's backward pass is slow where the channels are no
 multiple of 16: after every pixel each thread adds to its own sums, and those of several share a cache line.
-An epoch, ours against PyTorch's own, alternately on two cores of an AMD EPYC: deep_adder 1.57, compact
-1.27 times faster; tiny 1.07, large 1.00, so these use PyTorch's. And with several processes nn.BatchNorm
+An epoch with ours against PyTorch's own (see tests/benchmarks/README.md): deep_adder 1.57, compact 1.27
+times faster; tiny 1.07, large 1.00, so these use PyTorch's. And with several processes nn.BatchNorm
 would train another model, as it normalises each shard by itself; nn.SyncBatchNorm refuses CPU tensors.
 """
 
@@ -61,7 +61,7 @@ class Normalised(torch.autograd.Function):
     """(x normalised, mean (C,), unbiased variance (C,)) of x (B, C, ...), over all processes.
 
     Several pixels are laid side by side, as channels of their own (lanes): this makes it fast. A channel's
-    moments are combined from its lanes', then from all processes', so no variance is a rest of large sums.
+    moments are combined from its lanes', then from all processes': no variance is a difference of large sums.
     """
 
     @staticmethod
@@ -100,7 +100,7 @@ class Normalised(torch.autograd.Function):
 
 def fold_lanes(x):
     """(B, C, ...) -> (rows, lanes * C, 1, 1), a view in channels_last; as many lanes as fill vector registers
-    without a rest, or fewer where they do not divide the pixels."""
+    without a remainder, or fewer where they do not divide the pixels."""
     channels, pixels = x.shape[1], x.numel() // x.shape[1]
     lanes = VECTOR // math.gcd(VECTOR, channels)
     while pixels % lanes:

@@ -30,7 +30,7 @@ def process_group(device_name):
 
     device_name is "auto", "cpu" or "cuda", for which each process gets a GPU of its own. Only rank 0
     prints. A failure of one process ends them all: the first to fail raises, the others exit with 1
-    and print nothing, for theirs would only be its echo. Raises UserError where a process cannot be
+    and print nothing, as their errors only follow from its. Raises UserError where a process cannot be
     reached, ends or hangs.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
@@ -62,7 +62,7 @@ def _rendezvous():
         return next(dist.rendezvous("env://", timeout=TIMEOUT))
     except (ValueError, RuntimeError) as error:
         cause = str(error).splitlines()[0]
-        raise UserError(f"cannot reach the other processes that RANK and WORLD_SIZE tell of ({cause}); "
+        raise UserError(f"cannot reach the other processes given by RANK and WORLD_SIZE ({cause}); "
                         "start them with torchrun, or unset both") from error  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def _is_gloos(error):
 def _take_gpu():
     number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= gpus:
-        raise UserError(f"process {number + 1} of this machine has no GPU, there are {gpus}; "
+        raise UserError(f"there is no GPU for process {number + 1} of this machine, only {gpus}; "
                         f"use --nproc-per-node={gpus}, or --device cpu")  # fmt: skip
     torch.cuda.set_device(number)
 

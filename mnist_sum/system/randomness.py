@@ -1,6 +1,6 @@
 """Where every random draw of a run comes from: a pure function of (seed, epoch, step, purpose).
 
-Nothing else feeds a run, so a resumed run draws what the unbroken one would have drawn, the
+Nothing else feeds a run, so a resumed run draws what an uninterrupted one draws, the
 number of processes does not change the data, and there is no generator state to save.
 """
 
