@@ -137,7 +137,7 @@ def _folder_first(path):
         with suppress(ValueError):  # the file's code may have changed it
             sys.path.remove(str(folder))
         for top in {name.partition(".")[0] for name in set(sys.modules) - before} - before:
-            file = getattr(sys.modules[top], "__file__", None) or os.devnull
+            file = getattr(sys.modules.get(top), "__file__", None) or os.devnull
             if Path(file).parent in (folder, folder / top):
                 for name in [name for name in sys.modules if f"{name}.".startswith(f"{top}.")]:
                     del sys.modules[name]

@@ -68,7 +68,7 @@ def save(path, state, data, data_dir=None):
     content = encode(tensors, text)
     if len(content) > LARGEST_OWN_FILE:
         raise UserError(f"the checkpoint has {len(content) >> 20} MB, more than the limit of "
-                        f"{LARGEST_OWN_FILE >> 20} MB; train without --save, or a smaller network")  # fmt: skip
+                        f"{LARGEST_OWN_FILE >> 20} MB; train without --save or a smaller net")  # fmt: skip
     write_atomically(path, content)
 
 

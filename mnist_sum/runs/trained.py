@@ -53,10 +53,11 @@ class Trained(namedtuple("Trained", "path model stored")):
         """
         data_dir = folder.data_folder(data_dir, self.stored["data_dir"])
         found = data.load(name, data_dir, self.stored["recipe"]["split"])
-        if found.name != self.stored["data"]["name"]:
+        names, split = (self.stored["data"]["name"], found.name), self.stored["recipe"]["split"]
+        if names[0] != names[1] and (*names, split) != ("sample", "mnist", "standard"):  # a fair test
             console.warn(
-                f"tested on {found.name} but trained on {self.stored['data']['name']}; the sample's images "
-                "are all among MNIST's training images, so these are not test results"
+                f"tested on {names[1]} but trained on {names[0]}; the sample's images are all among MNIST's "
+                "training images, so the model was trained on some of these"
             )
         console.note(f"data: {found.name}, {len(found.test):,} test images")
         return found
