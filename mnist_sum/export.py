@@ -4,8 +4,10 @@ The file is written only if onnxruntime's outputs agree with PyTorch's.
 Needs the extra `export`: pip install -e '.[export]'.
 """
 
+import io
 import os
 import warnings
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,17 +71,22 @@ def to_onnx(model, stored):
 
     data = stored["data"]
     batch = torch.export.Dim("batch")  # one for both inputs, so the file says that they are the same
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself; the outputs are what is compared
-        program = torch.onnx.export(
-            model,
-            sample_inputs(2),  # torch.export takes a batch of one for a constant
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes={name: {0: batch} for name in INPUTS},
-            dynamo=True,
-            verbose=False,
-        )
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # what the exporter says; the outputs are what is compared
+        try:
+            program = torch.onnx.export(
+                model,
+                sample_inputs(2),  # torch.export takes a batch of one for a constant
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_shapes=[{0: batch} for _ in INPUTS],
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            name = stored["model_name"]
+            raise UserError(f"torch cannot translate {name} to ONNX: {reason:.300}") from error
     proto = program.model_proto
     # torch notes for every node which source line it comes from, with this machine's paths.
     for part in (proto.graph, *proto.graph.node, *proto.graph.value_info):

@@ -4,7 +4,6 @@ It keeps the contract of mnist_sum.models. The file may have a dict RECIPE with 
 these then are the network's defaults.
 """
 
-import copy
 import hashlib
 import os
 import re
@@ -92,22 +91,9 @@ def load_own(model):
         if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
             with torch.no_grad(), own_errors(path, "forward failed on two black images"):
                 network.eval()(torch.zeros(2, 1, 28, 28), torch.eye(10)[:2])  # which decides their shapes
-        if not _takes_channels_last(network):
-            network.memory_format = torch.contiguous_format
         return network.train()
 
     return Architecture(f"{path.name}:{name}", build, _own_recipe(path, module), source)
-
-
-def _takes_channels_last(network):
-    """Whether its forward works with the weights in channels_last, which is faster; a .view() may not."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            twin = copy.deepcopy(network).to(memory_format=torch.channels_last)
-            twin.eval()(torch.zeros(2, 1, 28, 28), torch.eye(10)[:2])
-    except Exception:
-        return False
-    return True
 
 
 def _own_recipe(path, module):

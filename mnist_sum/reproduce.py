@@ -35,6 +35,9 @@ def main(argv):
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
     architectures = {model: models.find(model) for model in args.models}
+    names = [architecture.name for architecture in architectures.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two of the models are called {twice[0]}; rename the file of one")
     sha256 = "none" if teacher is None else teacher_sha256(teacher, architectures.values())
     finished = {architecture: [] for architecture in architectures.values()}
     for seed in range(args.seeds):

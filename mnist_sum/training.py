@@ -70,7 +70,7 @@ def new_state(model, recipe, seed, device, precision):
     """A TrainingState before its first step, its weights drawn from the seed; model: see models.find."""
     architecture = models.find(model)
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = place(architecture.build(), device)
+    model = place(architecture.build(), device, architecture.source is None)
     return TrainingState(architecture, recipe, seed, precision, model, make_optimizer(model, recipe))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stress import forks
 
-from mnist_sum import data
+from mnist_sum import console, data
 
 # Training on a few images costs more in waiting for other threads than it saves, most of all on a
 # busy machine; the scripts that tests start take it over.
@@ -16,6 +16,14 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def plain_console():
+    """What a test told the console holds for that test alone."""
+    yield
+    console.keep_stdout_for_json(False)
+    console.silence(False)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import inference
 import mnist_sum
-from mnist_sum import data, images, runs
+from mnist_sum import console, data, images, runs
 from mnist_sum.console import UserError
 from mnist_sum.figures import plots
 
@@ -105,6 +105,7 @@ def test_a_plain_loop_trains_and_the_test_is_that_of_inference(few, monkeypatch,
 
     shipped, another = mnist_sum.load("compact").model, nn.Identity()  # without parameters, encode and join
     another.forward = lambda image, number: shipped(image, number)
+    monkeypatch.setattr(console, "_stdout_is_json", False)  # as it was, afterwards
     monkeypatch.setattr(data, "load", lambda *_: few)
     inference.main(["--evaluate", "--json", "--checkpoint", "compact"])
     assert mnist_sum.evaluate(another, few) == pytest.approx(json.loads(capsys.readouterr().out))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from stress import forks
 from stress.outcome import bits, epochs_done
+from test_processes import SAMPLE, Pair
 
 import inference
 import train
@@ -33,8 +34,8 @@ class Net(nn.Module):
         {init}
     def outputs(self, image, number):
         return self.body(torch.cat((image.flatten(1), number), 1)).split((10, 19), 1)
-    def forward(self, image, number):
-        digit, total = self.outputs(image, number)
+    def forward(self, image, n):
+        digit, total = self.outputs(image, n)
         {forward}
 {more}
 """
@@ -76,9 +77,9 @@ UNFIT = [
     (net("return digit.softmax(1), total"), "digit_logits are probabilities; leave the softmax out"),
     (net("return digit, total.softmax(1)"), "sum_logits are probabilities"),
     (net("return digit, total if self.training else total.softmax(1)"), "sum_logits are probabilities"),
-    (net("return self.outputs(image, 0 * number)"), "sum_logits ignores the number"),
-    (net("return self.outputs(0 * image, number)"), "digit_logits ignores the image"),
-    (net("return digit, self.outputs(0 * image, number)[1]"), "sum_logits ignores the image"),
+    (net("return self.outputs(image, 0 * n)"), "sum_logits ignores the number"),
+    (net("return self.outputs(0 * image, n)"), "digit_logits ignores the image"),
+    (net("return digit, self.outputs(0 * image, n)[1]"), "sum_logits ignores the image"),
     (net("return digit - digit.mean(0), total"), "digit_logits depend on what else is in its batch"),
     (net("return digit.squeeze(), total"), "digit_logits .*here .1, 10., not .*shape .10,."),
     (net("self.late = nn.Linear(19, 19); return digit, self.late(total)"), "late.weight, late.bias, too"),
@@ -115,6 +116,14 @@ def test_what_is_wrong_with_a_network_is_said_in_one_line(case):
     assert str(refused.value).isprintable() and len(str(refused.value)) < 300
     shown = [line.partition(":")[0] for line in refused.value.details]
     assert shown == [f"  net.py, line {number}" for number in lines]
+
+
+def test_what_fails_in_bf16_alone_is_told_so():
+    rows = "rows = torch.arange(len(n)); "
+    Path("net.py").write_text(net(f"{rows}return digit, torch.zeros(len(n), 19).index_add(0, rows, total)"))
+    check(load_own("net.py:Net"), Path("net.py"))
+    with pytest.raises(UserError, match="failed in bf16; with --precision fp32 it works: RuntimeError"):
+        check(load_own("net.py:Net"), Path("net.py"), "cpu", "bf16")
 
 
 @pytest.mark.parametrize("model", [
@@ -183,6 +192,7 @@ GOOD = {
                    "self.conv = nn.Conv2d(1, 10, 27)"), "Net"),
     "not tensors alone": (net("return digit + self.rows(image=image)['x'], total",
                               "self.rows = Rows()", ROWS + RECIPE), "Net"),
+    "a cache": (net("self.seen = total; return digit, total"), "Net"),
     "large": (net(init="self.body = nn.Sequential(nn.Linear(794, 3600), nn.Linear(3600, 29))"), "Net"),
 }  # fmt: skip
 
@@ -198,7 +208,10 @@ def test_what_keeps_the_contract_trains_resumes_loads_and_is_tabled(text, name, 
     assert bits(dict(loaded.state_dict())) == bits(dict(state.model.state_dict()))
     rows = layer_rows(loaded)
     assert sum(count for *_, count in rows) == sum(each.numel() for each in loaded.parameters())
-    assert len(layer_inputs(loaded)) == len(rows)
+    assert len(layer_inputs(state.model)) == len(rows)
+    loaded.forward = None
+    with pytest.raises(UserError, match="cannot list the layers of .*: TypeError"):
+        layer_rows(loaded)
 
 
 def test_networks_in_two_folders_each_import_the_file_beside_them(folder):
@@ -247,6 +260,13 @@ def test_the_printed_commands_resume_and_test_it(sample, folder):
     assert "model: my net.py:Net from run/checkpoint.safetensors" in stdout
 
 
+def test_two_processes_train_one_network(sample, folder):
+    Path("net.py").write_text(net(init="self.body = nn.Sequential(nn.LazyLinear(29), nn.BatchNorm1d(29))"))
+    pair = Pair(folder, "train.py", ["--model", "net.py:Net", "--save", "--limit", "64", *SAMPLE])
+    assert pair.wait() == [0, 0], pair.stderr()
+    assert trained.load("run/checkpoint.safetensors", "cpu", "run/model.py:Net").stored["epoch"] == 2
+
+
 def test_its_report_shows_the_source_and_its_pictures_are_drawn(noise, capsys):
     trained_run()
     with runs.opened("cpu", resume="run", model="run/model.py:Net") as opened:
@@ -270,6 +290,9 @@ def test_it_is_compared_shown_reproduced_and_exported_beside_ours(noise, capsys)
         reproduce.main(["--models", "net.py:Net", "other/net.py:Net", "--output-dir", "none"])
     pytest.importorskip("onnxscript")
     assert export.main([path, *own]) == 0 and Path("run/checkpoint.onnx").exists()
+    Path("net.py").write_text(net("return digit, total if image.mean() > 0 else 2 * total"))
+    with pytest.raises(UserError, match="cannot translate net.py:Net"):
+        export.main([path, *own])
 
 
 def test_a_file_that_changed_is_told_and_weights_that_no_longer_fit_are_refused(noise, capsys):

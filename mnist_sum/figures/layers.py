@@ -68,7 +68,10 @@ def _twin(model):
     """A copy of the model, to be called within it; whatever is raised there becomes a UserError."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            yield copy.deepcopy(model).cpu().eval()
+            # What a network keeps of its last call cannot be copied as it is.
+            kept = [value for module in model.modules() for value in vars(module).values()]
+            kept = {id(value): value.detach() for value in kept if isinstance(value, torch.Tensor)}
+            yield copy.deepcopy(model, kept).cpu().eval()
     except Exception as error:  # a network of the user's own may do anything
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"cannot list the layers of {type(model).__name__}: {reason:.200}") from error

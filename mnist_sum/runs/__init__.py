@@ -166,9 +166,9 @@ def _new_state(device, *, model, data="auto", data_dir=None, limit=None, seed=0,
     epochs, schedule and split.
     """
     data_dir = folder.data_folder(data_dir)
-    architecture = models.find(model)
+    architecture, precision = models.find(model), choose_precision(precision, device)
     if architecture.source is not None:
-        check(architecture, Path(str(model).rpartition(":")[0]))
+        check(architecture, Path(str(model).rpartition(":")[0]), device, precision)
     recipe = architecture.recipe.overridden(learning_rate=lr, **overrides)
     images = load(data, data_dir, recipe.split, limit)
     recipe = recipe.overridden(batch_size=batch_size or default_batch_size(recipe, len(images.train)))
@@ -177,7 +177,7 @@ def _new_state(device, *, model, data="auto", data_dir=None, limit=None, seed=0,
         teacher = folder.checkpoint_path(teacher)
         loaded, sha256 = load_teacher(teacher, images, device, own=[architecture])
         recipe = recipe.overridden(teacher=sha256)
-    state = new_state(architecture, recipe, seed, device, choose_precision(precision, device))
+    state = new_state(architecture, recipe, seed, device, precision)
     state.teacher = loaded
     check_batch_size(state, len(images.train))  # before there is a folder
     return state, images, os.path.abspath(data_dir)

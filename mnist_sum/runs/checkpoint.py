@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from shlex import quote
 
 import safetensors.torch
 import torch
@@ -22,6 +23,7 @@ import torch
 from mnist_sum import __version__, models
 from mnist_sum.console import UserError, warn
 from mnist_sum.metrics import no_sums
+from mnist_sum.own import is_own_name
 from mnist_sum.recipes import Recipe, impossible_setting
 from mnist_sum.system.device import place
 from mnist_sum.system.files import write_atomically
@@ -149,7 +151,7 @@ def load_model(path, device, content=None, own=()):
     stored = load(path, content, own)
     model = stored["architecture"].build()
     model.load_state_dict(stored["model"])
-    return place(model, device).eval(), stored
+    return place(model, device, stored["architecture"].source is None).eval(), stored
 
 
 def load_state(path, device, own=()):
@@ -269,16 +271,17 @@ def _checked_architecture(name, sha256, own):
     """The registered Architecture, or of a network of the user's own the one that was given."""
     if sha256 is None and name in models.ARCHITECTURES:
         return models.find(name)
-    if sha256 is None or not _printable(name):
+    if sha256 is None or not is_own_name(name):
         raise _InvalidCheckpoint(f"holds a model {name!r:.40}, which this version does not know")
     attribute = name.rpartition(":")[2]
     given = [each for each in own if each.name.rpartition(":")[2] == attribute]
     if not given:
-        raise _InvalidCheckpoint(f"holds a network of somebody's own; name its file, as in --model {name}")
+        raise _InvalidCheckpoint(f"holds a network of somebody's own; name its file: --model {quote(name)}")
     same = [each for each in given if each.sha256 == sha256]
+    chosen = (same or [each for each in given if each.name == name] or given)[0]
     if not same:
-        warn(f"{given[0].name} has changed since the checkpoint was written")
-    return dataclasses.replace((same or given)[0], name=name)
+        warn(f"{chosen.name} has changed since the checkpoint was written")
+    return dataclasses.replace(chosen, name=name)
 
 
 def _check_texts(what, found, numbers, texts):
@@ -297,7 +300,8 @@ def _optimizer_state(model, recipe):
     """The state {index: {name: tensor}} of the recipe's optimizer after a step with gradients of zero."""
     optimizer = make_optimizer(model, recipe)
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     return optimizer.state_dict()["state"]
 
