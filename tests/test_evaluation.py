@@ -209,3 +209,16 @@ def test_comparison_of_any_models_fits_100_columns():
     lines = text.comparison_text([{**row, "digit_accuracy": 0.0473}] + [row] * 9).splitlines()
     assert "  4.73 (99.96-100.0)  100.0 (99.96-100.0)  " in lines[1] and "10 channel_fusion" in lines[10]
     assert max(map(len, lines)) <= 100
+
+
+def test_outputs_that_are_not_numbers_are_one_line_and_no_prediction(few):
+    class Spoilt(Oracle):
+        def forward(self, image, number):
+            return tuple(logits * torch.nan for logits in self.join(self.encode(image), number))
+
+    model = Spoilt()
+    model.weight = nn.Parameter(torch.zeros(1))
+    with pytest.raises(UserError, match="not numbers"):
+        predict.predict(model, few.test.images[0], 3)
+    with pytest.raises(UserError, match="not numbers"):
+        predict.predict_random(model, few.test, 3, seed=0)

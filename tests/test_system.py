@@ -126,3 +126,9 @@ def test_draws_are_a_pure_function_of_seed_purpose_epoch_and_step():
     assert len(set(draws)) == len(places)
     assert draws == [torch.rand(1, generator=generator(*place)).item() for place in places]
     assert derived_seed(0, "order") == 1778561849141805087  # as in every version: runs can be repeated
+
+
+def test_a_folder_named_like_a_temporary_is_left_alone(tmp_path):
+    (tmp_path / ".x.part").mkdir()
+    with folder_lock(tmp_path):
+        assert (tmp_path / ".x.part").is_dir()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mnist_sum import console
+from mnist_sum.console import UserError
 from mnist_sum.dataset import normalised, one_hot
 from mnist_sum.loss import digit_and_sum_loss
 from mnist_sum.metrics import batch_sums, no_sums
@@ -38,11 +39,18 @@ def exhaustive_logits(model, dataset):
             digit_logits, sum_logits = model.join(model.encode(image).repeat_interleave(10, 0), number)
         else:
             digit_logits, sum_logits = model(image.repeat_interleave(10, 0), number)
+        require_numbers(digit_logits, sum_logits)
         yield (
             digit_logits.float().view(-1, 10, 10),
             sum_logits.float().view(-1, 10, 19),
             dataset.digits[part],
         )
+
+
+def require_numbers(*outputs):
+    """Raise UserError where a model's logits hold NaN, which finite weights can give."""
+    if any(logits.isnan().any() for logits in outputs):
+        raise UserError("the model's outputs are not numbers; its weights are damaged: train it again")
 
 
 def evaluate(model, dataset):

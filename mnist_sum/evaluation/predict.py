@@ -8,6 +8,7 @@ import torch
 from mnist_sum import console, images
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, normalised, one_hot
+from mnist_sum.evaluation.exhaustive import require_numbers
 from mnist_sum.system.randomness import generator
 
 
@@ -25,6 +26,7 @@ def predict(model, pixels, number):
     device = next(model.parameters()).device
     image = normalised(pixels.view(1, 1, 28, 28).to(device))
     logits = model(image, one_hot(torch.tensor([number], device=device)))
+    require_numbers(*logits)
     digits, sums = (output.float().softmax(1).squeeze(0).cpu() for output in logits)
     return Prediction(digits.argmax().item(), sums.argmax().item(), digits, sums)
 
@@ -89,6 +91,7 @@ def predict_random(model, split, total, seed):
     index = torch.randperm(len(test_set), generator=generator(seed, "images"))[:total].to(device)
     (image, number), (digit, total) = test_set[index]
     digit_logits, sum_logits = model(image, number)
+    require_numbers(digit_logits, sum_logits)
     columns = {
         "image": index,
         "number": number.argmax(1),

@@ -10,7 +10,7 @@ from mnist_sum.console import UserError
 from mnist_sum.evaluation.predict import predict
 from mnist_sum.runs import folder
 from mnist_sum.runs.checkpoint import load_model
-from mnist_sum.system.device import choose_device, describe_device
+from mnist_sum.system.device import choose_device, describe_device, keep_freed_memory
 
 
 class Trained(namedtuple("Trained", "path model stored")):
@@ -81,6 +81,7 @@ def load_all(paths, device_name, own=None):
     A path may be the name of a model that ships. device_name: "auto", "cpu" or "cuda"; own: "FILE.py:NAME" of
     the user's own networks among them. Raises UserError where a checkpoint or the device cannot be had.
     """
+    keep_freed_memory()  # else the images a second depend on what was tested before
     loaded = [load(path, device_name, own or ()) for path in paths or [folder.default_checkpoint()]]
     console.note(f"device: {describe_device(choose_device(device_name))}")
     for number, trained in enumerate(loaded, 1):

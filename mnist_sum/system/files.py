@@ -85,7 +85,8 @@ def folder_lock(folder, wait=False):
             console.warn(f"waiting for another process that is writing into {folder}")
             _lock(file, wait=True)
         for stale in folder.glob(".*.part"):
-            stale.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder of that name is nothing of ours
+                stale.unlink()
         yield
 
 
