@@ -7,7 +7,7 @@ as where a picture lies, is on stdout too, or on stderr where stdout is for JSON
 import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 _stdout_is_json = _silent = False
 _program = "mnist_sum"
@@ -100,7 +100,9 @@ def _print(text, stream, even_if_silent=False):
     """Print and flush; a closed stream (`2>&-`), a closed pipe (`| head -1`) or a full disk is no error."""
     if stream is None or _silent and not even_if_silent:
         return
+    bars = sys.modules.get("tqdm")  # a bar on the terminal is cleared for the line, and drawn again
     try:
-        print(text, file=stream, flush=True)
+        with bars.tqdm.external_write_mode(stream) if bars else nullcontext():
+            print(text, file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_a_silent_process_prints_error
     assert (capsys.readouterr().out == "") == silent
     assert ("0/3" in sys.stderr.getvalue()) == (not silent)
     assert (sys.stderr.getvalue() == "mnist_sum: error: wrong\n") == silent
+
+
+def test_a_line_printed_during_a_progress_bar_begins_at_the_left(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    for number in console.progress([1, 2], desc="images"):
+        console.note(f"image {number}")
+    before, _, _ = screen.getvalue().partition("image 1\n")
+    assert "images:   0%" in before and re.search(r"\r *\r$", before)  # the bar was cleared
 
 
 @pytest.mark.parametrize(

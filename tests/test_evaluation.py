@@ -213,8 +213,11 @@ def test_comparison_of_any_models_fits_100_columns():
 
 def test_outputs_that_are_not_numbers_are_one_line_and_no_prediction(few):
     class Spoilt(Oracle):
+        def join(self, features, number):
+            return tuple(logits * torch.nan for logits in super().join(features, number))
+
         def forward(self, image, number):
-            return tuple(logits * torch.nan for logits in self.join(self.encode(image), number))
+            return self.join(self.encode(image), number)
 
     model = Spoilt()
     model.weight = nn.Parameter(torch.zeros(1))
@@ -222,3 +225,5 @@ def test_outputs_that_are_not_numbers_are_one_line_and_no_prediction(few):
         predict.predict(model, few.test.images[0], 3)
     with pytest.raises(UserError, match="not numbers"):
         predict.predict_random(model, few.test, 3, seed=0)
+    with pytest.raises(UserError, match="not numbers"):
+        predict_all(model, MnistSum(few.test))

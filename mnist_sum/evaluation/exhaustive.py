@@ -39,18 +39,11 @@ def exhaustive_logits(model, dataset):
             digit_logits, sum_logits = model.join(model.encode(image).repeat_interleave(10, 0), number)
         else:
             digit_logits, sum_logits = model(image.repeat_interleave(10, 0), number)
-        require_numbers(digit_logits, sum_logits)
         yield (
             digit_logits.float().view(-1, 10, 10),
             sum_logits.float().view(-1, 10, 19),
             dataset.digits[part],
         )
-
-
-def require_numbers(*outputs):
-    """Raise UserError where a model's logits hold NaN, which finite weights can give."""
-    if any(logits.isnan().any() for logits in outputs):
-        raise UserError("the model's outputs are not numbers; its weights are damaged: train it again")
 
 
 def evaluate(model, dataset):
@@ -68,6 +61,12 @@ def digits_and_totals(digits):
     numbers = torch.arange(10, device=digits.device)
     digit = digits.unsqueeze(1).expand(-1, 10)
     return digit, digit + numbers
+
+
+def require_numbers(*outputs):
+    """Raise UserError where a model's outputs hold NaN, which finite weights can give."""
+    if any(output.isnan().any() for output in outputs):
+        raise UserError("the model's outputs are not numbers; its weights are damaged: train it again")
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,15 @@ class Predictions:
 
 
 def predict_all(model, dataset):
-    """The Predictions of the exhaustive test, on the CPU."""
+    """The Predictions of the exhaustive test, on the CPU; raises UserError where an output is NaN."""
     parts = []
     for digit_logits, sum_logits, digits in exhaustive_logits(model, dataset):
         digit_probability, digit = digit_logits.softmax(2).max(2)
         sum_probability, total = sum_logits.softmax(2).max(2)
         parts.append((digits, digit, total, digit_probability, sum_probability))
-    return Predictions(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    require_numbers(*columns[3:])
+    return Predictions(*columns)
 
 
 @torch.no_grad()

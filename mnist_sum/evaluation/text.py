@@ -35,7 +35,7 @@ def image_line(case):
 
 
 def figures_text(values, intervals):
-    """The exhaustive test of one model. values: data, images, cases and the figures of errors.figures."""
+    """The exhaustive test of one model. values, intervals: of errors.evaluate_on."""
     wrong = values["digit_misread"] + values["addition_wrong"] + values["both_wrong"]
     lines = [f"{values['images']:,} test images of {values['data']}, each with ten numbers: "
              f"{values['cases']:,} cases"]  # fmt: skip

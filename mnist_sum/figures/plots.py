@@ -53,7 +53,6 @@ def _figure(path, width, height):
 
 
 def _save(figure, path):
-    """Write the figure to path, whole or not at all, or return it as a Picture where path is None."""
     """Write the figure to path; where that is None, return it as a Picture."""
     content = io.BytesIO()
     try:
