@@ -210,7 +210,8 @@ def parse_inference(argv):
     add("--plot-graph", action="store_true",
         help="with --evaluate: draw where the model errs (default: off)")
     add("--checkpoint", nargs="+", action="extend", metavar="FILE", type=file_name,
-        help="the trained model; with --evaluate several can be compared (default: see below)")
+        help="the trained model: a file, a run's folder, or tiny, compact or large, which ship; with "
+        "--evaluate several can be compared (default: see below)")
     _add_own(add)
     add("--output", metavar="PATH", type=file_name,
         help="where the picture goes (default: predictions.png, comparison.png for several models; "

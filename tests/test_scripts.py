@@ -57,7 +57,7 @@ def test_training_prints_its_settings_a_line_an_epoch_and_what_is_next(trained):
     assert lines[-3].startswith("reached: digit {}, sum {} on 300 test images".format(*last))
     assert lines[-2:] == [
         "saved: run/checkpoint.safetensors",
-        "next: python -m inference --evaluate --checkpoint run/checkpoint.safetensors",
+        "next: python -m inference --evaluate --checkpoint run",
     ]
 
 
@@ -217,7 +217,7 @@ def test_own_images_of_any_name_are_predicted_and_a_bad_one_does_not_stop_the_ot
           for name in ("no/such/folder.png", "picture.nonsense", "folder.png")],
         ("inference.py --number 7 --image old/checkpoint.pt --output old/checkpoint.pt", "one of the images"),
         ("inference.py --checkpoint missing", "missing does not exist"),
-        ("inference.py --checkpoint old", "old is a folder; name the checkpoint.safetensors in it"),
+        ("inference.py --checkpoint old", "old/checkpoint.safetensors does not exist"),
         ("inference.py --checkpoint old/checkpoint.pt", "train the model again, or use it with mnist_sum 1"),
         ("train.py --resume old", "train it again, or resume it with mnist_sum 1"),
         ("train.py --resume missing", "there is no checkpoint.safetensors in missing"),

@@ -58,10 +58,9 @@ def resume_command(folder, architecture):
 
 
 def evaluate_command(folder, architecture):
-    """The command line that tests the model in the folder; in runs/ it is the newest, and so the default."""
-    checkpoint = [] if folder.parent == RUNS else ["--checkpoint", str(folder / CHECKPOINT)]
+    """The command line that tests the model in the folder."""
     model = _model(folder, architecture)
-    return shlex.join([*_script("inference"), "--evaluate", *checkpoint, *model])
+    return shlex.join([*_script("inference"), "--evaluate", "--checkpoint", str(folder), *model])
 
 
 def _script(name):
@@ -77,11 +76,11 @@ def _model(folder, architecture):
 
 
 def checkpoint_path(text):
-    """The Path of a checkpoint: text is a file's, or the name of a model that ships."""
-    path = models.shipped(text)
-    return (
-        path if Path(text).name == str(text) and path.is_file() and not os.path.exists(text) else Path(text)
-    )
+    """The Path of a checkpoint: text is a file's, a run's folder, or the name of a model that ships."""
+    path, shipped = Path(text), models.shipped(text)
+    if os.path.isdir(path):
+        return path / CHECKPOINT
+    return shipped if path.name == str(text) and shipped.is_file() and not os.path.exists(path) else path
 
 
 def existing_folder(folder):
