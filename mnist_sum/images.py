@@ -66,7 +66,7 @@ def decode(path):
                                 f"{SMALLEST} x {SMALLEST}")  # fmt: skip
                 image.draft("RGB", (8 * SIDE, 8 * SIDE))  # a JPEG decodes at a fraction of its size
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise UserError(f"{path} is not a PNG or JPEG image") from None
     except Image.DecompressionBombError:
@@ -77,7 +77,8 @@ def decode(path):
         raise UserError(f"cannot read {path}: the image is damaged") from None
 
 
-def _rgb(image):
+def to_rgb(image):
+    """A PIL image of any mode as RGB; transparent parts white, or black if the visible part is light."""
     if image.mode.startswith(("I", "F")):  # 16 bits; Pillow would cut them off at 255
         values = np.asarray(image, dtype=np.float32)
         return Image.fromarray((values / 257).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -132,3 +132,29 @@ def test_in_a_notebook_a_run_is_a_loop_and_its_pictures_are_shown(few, monkeypat
             *_, path = inspect.signature(getattr(plots, name)).parameters.values()
             assert (path.name, path.default) == ("path", None), name
             assert "    return _" in inspect.getsource(getattr(plots, name)), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": "nope"},
+        {"limit": -5},
+        {"epochs": -1},
+        {"schedule": "x"},
+        {"batch_size": -1},
+        {"precision": "fp64"},
+    ]
+    + [{"device": "gpu"}, {"lr": -1.0}],
+    ids=str,
+)
+def test_an_impossible_setting_of_a_run_is_one_line_and_writes_nothing(settings, tmp_path):
+    settings = {
+        "device": "cpu",
+        "model": "compact",
+        "data": "sample",
+        "output_dir": tmp_path / "run",
+        **settings,
+    }
+    with pytest.raises(UserError), mnist_sum.opened(**settings):
+        pass
+    assert not (tmp_path / "run").exists()

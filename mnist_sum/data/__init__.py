@@ -67,6 +67,10 @@ def load(name="auto", folder=None, split="standard", limit=None):
     folder: None for default_folder(). split: "standard", "pooled" or "validation" (see
     split_anew). limit: how many images of each split to keep. Raises UserError where there is no data.
     """
+    if name not in ("auto", "mnist", "sample"):
+        raise UserError(f"there is no data {name!r:.40}; use auto, mnist or sample")
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit!r:.40} leaves no images; use a positive whole number")
     folder = folder or default_folder()
     if name == "auto":
         try:

@@ -20,7 +20,7 @@ from mnist_sum import console, models
 from mnist_sum.console import UserError
 from mnist_sum.contract import check
 from mnist_sum.data import Data, load
-from mnist_sum.recipes import default_batch_size
+from mnist_sum.recipes import default_batch_size, impossible_setting
 from mnist_sum.runs import checkpoint, folder, report
 from mnist_sum.runs.distillation import load_teacher
 from mnist_sum.system.device import choose_device, choose_precision, describe_device
@@ -172,6 +172,8 @@ def _new_state(device, *, model, data="auto", data_dir=None, limit=None, seed=0,
     recipe = architecture.recipe.overridden(learning_rate=lr, **overrides)
     images = load(data, data_dir, recipe.split, limit)
     recipe = recipe.overridden(batch_size=batch_size or default_batch_size(recipe, len(images.train)))
+    if problem := impossible_setting(recipe):
+        raise UserError(f"{problem} cannot be {getattr(recipe, problem)!r:.40}")
     loaded = None
     if teacher is not None:
         teacher = folder.checkpoint_path(teacher)

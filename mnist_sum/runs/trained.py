@@ -41,7 +41,7 @@ class Trained(namedtuple("Trained", "path model stored")):
         elif isinstance(image, (str, os.PathLike)):
             image = images.load_image(image)[1]
         elif hasattr(image, "convert"):
-            image = images.prepare(images._rgb(image))
+            image = images.prepare(images.to_rgb(image))
         else:
             raise UserError(f"an image is a path, a PIL image or a tensor, not a {type(image).__name__}")
         return predict(self.model, image, int(number))

@@ -14,6 +14,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 def choose_device(name):
     """The torch.device for "auto", "cpu" or "cuda"; raises UserError where CUDA is not available."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"there is no device {name!r:.40}; use auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; use --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
@@ -33,6 +35,8 @@ def choose_precision(requested, device):
 
     On a CPU without bf16 instructions, bf16 is emulated and can be tens of times slower.
     """
+    if requested not in ("auto", "fp32", "bf16"):
+        raise UserError(f"there is no precision {requested!r:.40}; use auto, fp32 or bf16")
     if requested != "auto":
         return requested
     if device.type == "cuda":
