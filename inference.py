@@ -59,7 +59,8 @@ def evaluate(trained, data, picture_folder):
     predictions, values, intervals = errors.evaluate_on(trained.model, data)
     console.results([values], text.figures_text(values, intervals))
     if picture_folder is not None:
-        names = draw_errors(predictions, data.test.images, f"{trained.name} on {data.name}", picture_folder)
+        title = f"{trained.name} on {data.name}"
+        names = draw_errors(trained.model, predictions, data.test.images, title, picture_folder)
         console.note(f"pictures: {', '.join(names)} in {picture_folder}")
 
 

@@ -173,7 +173,7 @@ def parse_train(argv):
         "--summary, --plot-graph, --report and an own network's --model can be combined with it")
     add("--summary", "--summarize", action="store_true", help="print the layer table (default: off)")
     add("--plot-graph", action="store_true",
-        help="draw training.png, testing.png, samples.png and model.png (default: off)")
+        help="draw training.png, testing.png, samples.png, model.png and occlusion.png (default: off)")
     add("--report", action="store_true",
         help="write report.md, with those pictures, into the run's folder (default: off)")
     # fmt: on

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation
 from PIL import Image
@@ -80,6 +81,33 @@ def test_titles_and_captions_lie_within_the_picture(count, few, figure_of):
     for text in (figure._suptitle, *(axes.title for axes in figure.axes if axes.images)):
         left, bottom, right, top = extent(text)
         assert min(left, bottom) >= 0 and right <= figure.bbox.x1 and top <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_texts_of_occlusion_maps_lie_within_the_picture_and_cover_no_other(count, few, figure_of):
+    images, maps = few.train.images[:count], [torch.zeros(2, 28, 28)] * count
+    case = CASE | {"number": 9, "predicted_sum": 14, "sum": 13, "probability": 1.0}
+    figure = figure_of(
+        plots.draw_occlusion, images, [case] * count, maps, "mlp_adder on mnist: mistakes " * 3
+    )
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 3 * count
+    titles = [axes.title for axes in shown if axes.get_title()]
+    texts = [figure._suptitle, figure._supxlabel, *titles, *(axes.yaxis.label for axes in shown[::10])]
+    extents = [text.get_window_extent() for text in texts if text.get_text()]
+    for place, box in enumerate(extents):
+        assert min(box.x0, box.y0) >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in [*extents[:place], *(axes.bbox for axes in shown)])
+
+
+def test_only_what_an_answer_rests_on_is_magenta(few, tmp_path):
+    nothing, something = torch.zeros(28, 28), torch.zeros(28, 28)
+    something[5:20, 5:20] = 9
+    dark = [np.zeros((28, 28), np.uint8)]
+    magenta = 0.85 * np.array(to_rgb(plots.LOOKED_AT))  # on black
+    for pair, expected in (((nothing, -something), 0), ((nothing, something), 1)):
+        plots.draw_occlusion(dark, [CASE], [pair], "a model", tmp_path / "maps.png")
+        assert (share_of_colour(tmp_path / "maps.png", magenta) > 0.01) == bool(expected)
 
 
 @pytest.mark.parametrize("name", RECIPES)

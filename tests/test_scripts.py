@@ -72,7 +72,7 @@ def test_a_run_leaves_checkpoint_history_settings_report_and_pictures(trained):
     folder = trained[1]
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
     pictures = {name: content for name, content in files.items() if name.endswith(".png")}
-    assert set(pictures) == {"training.png", "testing.png", "samples.png", "model.png"}
+    assert set(pictures) == {"training.png", "testing.png", "samples.png", "model.png", "occlusion.png"}
     texts = {"checkpoint.safetensors", "history.csv", "settings.json", "report.md"}
     assert set(files) - set(pictures) == texts
     assert all(content.startswith(PNG) and len(content) > 10_000 for content in pictures.values())
@@ -93,7 +93,7 @@ def test_a_report_is_filled_from_the_run(trained):
     assert "| 2 | 0.020000 |" in text
     assert "7,364 parameters" in text
     shown = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert len(shown) == 4 and all((folder / name).is_file() for name in shown)
+    assert len(shown) == 5 and all((folder / name).is_file() for name in shown)
 
 
 def test_a_report_has_words_for_every_setting():

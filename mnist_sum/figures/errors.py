@@ -1,16 +1,18 @@
 """Four pictures of where a model errs, from the exhaustive test's predictions."""
 
 from mnist_sum.evaluation import errors
+from mnist_sum.evaluation.occlusion import occlusion_maps
 from mnist_sum.figures import plots
 from mnist_sum.system.files import make_folder
 
 MISTAKES = 20
 
 
-def draw_errors(predictions, images, title, folder):
+def draw_errors(model, predictions, images, title, folder):
     """Draw confusion.png, sum_grid.png, reliability.png and, if there are mistakes, mistakes.png.
 
-    predictions: exhaustive.Predictions for the images, uint8 (N, 28, 28). Returns the pictures' names.
+    predictions: the model's exhaustive.Predictions for the images, uint8 (N, 28, 28). Returns the pictures'
+    names.
     """
     folder = make_folder(folder)
     counts = [errors.confusion(predictions, output) for output in errors.OUTPUTS]
@@ -26,5 +28,7 @@ def draw_errors(predictions, images, title, folder):
         return ["confusion.png", "sum_grid.png", "reliability.png"]
     heading = f"{title}: the most confident mistakes, with the probability of the wrong prediction"
     mistaken = images[[case["image"] for case in mistakes]]
-    plots.draw_predictions(mistaken, mistakes, heading, folder / "mistakes.png")
+    numbers = [case["number"] for case in mistakes]
+    maps = [occlusion_maps(model, *pair) for pair in zip(mistaken, numbers, strict=True)]
+    plots.draw_occlusion(mistaken, mistakes, maps, heading, folder / "mistakes.png")
     return ["confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"]

@@ -14,16 +14,24 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mnist_sum.console import UserError, one_line
+from mnist_sum.evaluation.occlusion import PATCH
 from mnist_sum.system.files import write_atomically
 
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 OUTPUTS = (("digit", DIGIT), ("sum", SUM))
 CORRECT, WRONG = "#1a7f37", "#c62828"
 LARGEST_GRID, LARGEST_COLUMN = 100, 12  # images that can be looked at: of predictions, of own images
+LOOKED_AT = "#e6007e"  # of an occlusion map; no other colour here is near it
+MAP_LEGEND = (
+    f"magenta: the share of the answer's probability that is lost when the {PATCH} × {PATCH} pixels around "
+    "are hidden (full colour: all of it)"
+)
+EXAMPLES_IN_A_ROW = 10  # of draw_occlusion
 IMAGE_LAYER, NUMBER_LAYER, EDGE = "#cfe3f5", "#fbdcc4", "#777777"  # of draw_model's boxes
 MONOSPACE, CHARACTER = "DejaVu Sans Mono", 0.602  # comes with matplotlib; width over size
 
@@ -133,14 +141,57 @@ def draw_predictions(images, predictions, title, path=None):
     predictions: N dicts with number, digit, sum, predicted_digit, predicted_sum, and maybe probability,
     a fraction.
     """
-    captions = []
-    for case in predictions:
-        correct = case["digit"] == case["predicted_digit"] and case["sum"] == case["predicted_sum"]
-        text = f"{case['predicted_digit']} + {case['number']} = {case['predicted_sum']}"
-        text += f"  ({case['probability']:.1%})" if "probability" in case else ""
-        truth = "" if correct else f"\ntrue: {case['digit']} + {case['number']} = {case['sum']}"
-        captions.append((text + truth, CORRECT if correct else WRONG))
-    return _image_grid(images, captions, title, path)
+    return _image_grid(images, list(map(_caption, predictions)), title, path)
+
+
+def _caption(case, before_probability="  "):
+    """(text, colour) of a prediction, as draw_predictions takes them."""
+    correct = case["digit"] == case["predicted_digit"] and case["sum"] == case["predicted_sum"]
+    text = f"{case['predicted_digit']} + {case['number']} = {case['predicted_sum']}"
+    text += f"{before_probability}({case['probability']:.1%})" if "probability" in case else ""
+    truth = "" if correct else f"\ntrue: {case['digit']} + {case['number']} = {case['sum']}"
+    return text + truth, CORRECT if correct else WRONG
+
+
+def draw_occlusion(images, predictions, maps, title, path=None):
+    """What a model looks at: below each image its occlusion map for the digit, and below that for the sum.
+
+    images and predictions as draw_predictions takes them; maps: N pairs as occlusion.occlusion_maps gives.
+    """
+    columns = min(len(images), EXAMPLES_IN_A_ROW)
+    rows = math.ceil(len(images) / columns)
+    labels = "image", "digit's map", "sum's map"
+    width = max(1.25 * columns + 0.4, 5)
+    figure = _figure(path, width, 4.25 * rows + 1)
+    grid = figure.subplots(3 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=(), yticks=(), frame_on=False)
+    for place, (image, case, pair) in enumerate(zip(images, predictions, maps, strict=True)):
+        row, column = divmod(place, columns)
+        for axes, label, each in zip(grid[3 * row :, column], labels, (None, *pair), strict=False):
+            _draw_map(axes, image, each)
+            axes.set_ylabel("" if column else label, fontsize=9)
+        caption, colour = _caption(case, before_probability="\n")
+        grid[3 * row, column].set_title(caption, color=colour, fontsize=9)
+    figure.suptitle(textwrap.fill(title, int(10 * width)))
+    figure.supxlabel(textwrap.fill(MAP_LEGEND, int(12 * width)), fontsize=10)
+    return _save(figure, path)
+
+
+def _draw_map(axes, image, occlusion_map=None):
+    """Draw an image, uint8 (28, 28), and an occlusion map (28, 28) over it, as MAP_LEGEND says."""
+    axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
+    if occlusion_map is not None:
+        axes.imshow(np.full((28, 28, 3), to_rgb(LOOKED_AT)), alpha=opacity(occlusion_map))
+
+
+def opacity(occlusion_map):
+    """How strongly LOOKED_AT covers each pixel, in [0, 0.85]: in proportion to the probability lost.
+
+    occlusion_map: (28, 28) in nats. That share is 1 - exp(-nats), so one scale fits all models; of an
+    answer near 100% the probability can only fall, so where it rises is not shown.
+    """
+    return 0.85 * -np.expm1(-np.asarray(occlusion_map).clip(0))  # the stroke is still to be seen
 
 
 def draw_own_images(cases, path=None):

@@ -18,7 +18,9 @@ PICTURES = {
     "testing.png": "Loss and accuracy of the exhaustive test, by epoch",
     "samples.png": "Random samples of the data set",
     "model.png": "The layers and where the number reaches them",
+    "occlusion.png": "What the answers for random test images rest on: occlusion maps of digit and sum",
 }
+EXAMPLES = 10  # in occlusion.png, a row
 
 
 def table_head():
@@ -95,9 +97,11 @@ AUGMENTATIONS = {
 
 
 def draw_pictures(state, data, folder):
-    """Draw the run's PICTURES into its folder."""
+    """Draw the run's PICTURES into its folder; the model is in evaluation mode afterwards."""
     import torch
 
+    from mnist_sum.evaluation.occlusion import occlusion_maps
+    from mnist_sum.evaluation.predict import predict_random
     from mnist_sum.figures import layers, plots
     from mnist_sum.system.randomness import generator
 
@@ -111,6 +115,11 @@ def draw_pictures(state, data, folder):
     plots.draw_samples(images, digits, numbers, folder / "samples.png")
     rows, inputs = layers.layer_rows(state.model), layers.layer_inputs(state.model)
     plots.draw_model(rows, inputs, state.model_name, folder / "model.png")
+    cases = predict_random(state.model.eval(), data.test, min(EXAMPLES, len(data.test)), state.seed)
+    images = data.test.images[[case["image"] for case in cases]]
+    numbers = [case["number"] for case in cases]
+    maps = [occlusion_maps(state.model, *pair) for pair in zip(images, numbers, strict=True)]
+    plots.draw_occlusion(images, cases, maps, f"{name}: what it looks at", folder / "occlusion.png")
 
 
 def _architecture(state):
