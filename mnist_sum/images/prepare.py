@@ -33,6 +33,12 @@ def prepare(image):
 
     Raises UserError where the page shows nothing, or more than one thing.
     """
+    return single_digit(image)[0]
+
+
+def single_digit(image):
+    """The one digit on an RGB image (PIL) -> (uint8 (28, 28), its box), as prepare() and Found have them."""
+    corner = 0, 0  # of what is looked at, in the image
     for attempt in range(4):
         try:
             ink, digit = _ink_and_digit(_working_copy(image))
@@ -46,12 +52,16 @@ def prepare(image):
             break
         # A small digit on a large page: look again, closer.
         scale, margin = max(image.size) / SIDE, 0.4 * longer
-        image = image.crop((
+        closer = (
             max(0, round((left - margin) * scale)), max(0, round((top - margin) * scale)),
             min(image.width, round((right + margin) * scale)),
             min(image.height, round((bottom + margin) * scale)),
-        ))  # fmt: skip
-    return _as_mnist(ink, digit)
+        )  # fmt: skip
+        corner = corner[0] + closer[0], corner[1] + closer[1]
+        image = image.crop(closer)
+    scale = max(image.size) / SIDE
+    box = [round(side * scale) for side in (left, top, right, bottom)]
+    return as_mnist(ink, digit), tuple(side + start for side, start in zip(box, 2 * corner, strict=True))
 
 
 def _working_copy(image):
@@ -202,7 +212,7 @@ def _stroke_width(mask):
     return 2 * (shape.sum() / outline.sum().clamp(min=1)).item()
 
 
-def _as_mnist(ink, digit):
+def as_mnist(ink, digit):
     """The digit's ink fitted into 20x20, its strokes as wide as MNIST's, centred by mass in 28x28."""
     shape = digit.float()[None]
     stroke = _stroke_width(digit)
