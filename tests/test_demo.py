@@ -1,4 +1,4 @@
-"""The demo: what the page shows of a drawing, and the page itself in a real browser.
+"""The demo: what the page shows of a drawing or a photograph, and the page itself in a real browser.
 
 MNIST_SUM_SCREENSHOT=FILE.png saves how the page looks on a desktop with a digit drawn:
 MNIST_SUM_SCREENSHOT=assets/demo.png python -m pytest tests/test_demo.py
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from handwriting import drawn
-from PIL import Image
+from handwriting import drawn, strokes
+from PIL import Image, ImageDraw
 
 from mnist_sum import images
 from mnist_sum.console import UserError
@@ -54,11 +54,27 @@ sys.addaudithook(audit)
 """
 
 
-def data_url(image):
-    """What the page sends for the drawing."""
+def data_url(image, form="png"):
+    """What the page sends for the drawing, or as "jpeg" for the photograph."""
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    image.save(file, form, quality=90)
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def sheet(lines, size=150, rng=None):
+    """A white page with a drawn digit in each square of that many pixels; lines: ["17", "4"], say."""
+    page = Image.new("RGB", (size * max(map(len, lines)), size * len(lines)), "white")
+    draw, rng = ImageDraw.Draw(page), rng or np.random.default_rng(0)
+    for row, line in enumerate(lines):
+        for column, digit in enumerate(line):
+            for stroke in strokes(int(digit), rng):
+                points = [(size * (column + 0.5 + 0.6 * x), size * (row + 0.5 + 0.6 * y)) for x, y in stroke]
+                draw.line(points, "black", round(0.06 * size), "curve")
+    return page
+
+
+def words(markup):
+    return " ".join(re.sub("<.*?>", " ", markup).split())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +100,8 @@ def test_own_models_are_listed_first_then_the_default_then_all_that_ship(own, mo
 def test_page_shows_prediction_probabilities_and_input_of_every_shipped_model(models, digit):
     image = drawn(digit, np.random.default_rng(digit))
     for name in list(models)[1:]:
-        markup = page.prediction_html(models[name], data_url(image), 4)
+        boxes, markup = page.page_html(models[name], data_url(image), 4)
+        assert boxes == ""
         assert re.sub("<.*?>", "", markup).startswith(f"digit {digit}, {digit} + 4 = {digit + 4}"), name
         bars = [(int(label), float(x)) for label, x in re.findall(r'title="(\d+): ([\d.]+)%"', markup)]
         for part, classes, predicted in ((bars[:10], 10, digit), (bars[10:], 19, digit + 4)):
@@ -92,18 +109,56 @@ def test_page_shows_prediction_probabilities_and_input_of_every_shipped_model(mo
             assert sum(percent for _, percent in part) == pytest.approx(100, abs=1)
             assert max(part, key=lambda bar: bar[1])[0] == predicted
         assert markup.count("<rect") == (images.prepare(image) > 0).sum()
+        assert markup.count("<figure") == 3 and page.MAP_LEGEND in words(markup)
+
+
+def test_maps_cover_what_lowers_the_probability_of_digit_and_sum(models, monkeypatch):
+    maps = torch.zeros(28, 28), torch.zeros(28, 28)
+    maps[0][3, 5], maps[1][27, 0], maps[1][1, 1] = 9, 9, -9
+    monkeypatch.setattr(page, "occlusion_maps", lambda model, pixels, number: maps)
+    _, markup = page.page_html(models[DEFAULT_MODEL], data_url(sheet("7")), 4)
+    assert re.findall(r'<path d="(.*?)"', markup) == ["M5 3h1v1h-1z", "M0 27h1v1h-1z"]
+
+
+def test_several_digits_have_boxes_and_sums_in_reading_order(models):
+    boxes, markup = page.page_html(models[DEFAULT_MODEL], data_url(sheet(["274", "53"])), 6)
+    expected = "5 digits Line 1 2 + 6 = 8 7 + 6 = 13 4 + 6 = 10 Line 2 5 + 6 = 11 3 + 6 = 9"
+    assert re.sub(r" [\d.]+%", "", words(markup)) == expected
+    assert words(boxes) == "2 7 4 5 3" and 'viewBox="0 0 450 300"' in boxes
+    places = re.findall(r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', boxes)
+    squares = [(0, 0), (150, 0), (300, 0), (0, 150), (150, 150)]
+    for (x, y), (left, top, width, height) in zip(
+        squares, [map(int, place) for place in places], strict=True
+    ):
+        assert x < left < left + width < x + 150 and y < top < top + height < y + 150
+
+
+def test_a_single_digit_of_a_photograph_has_a_box(models):
+    boxes, markup = page.page_html(models[DEFAULT_MODEL], data_url(sheet("7"), "jpeg"), 6)
+    assert words(boxes) == "7" and words(markup).startswith("digit 7, 7 + 6 = 13")
+
+
+@pytest.mark.parametrize("lines", [["7"], ["73"]])
+def test_doubt_is_said_beside_the_digit(lines, models, monkeypatch):
+    monkeypatch.setattr(page, "doubts_about", lambda digits: ["perhaps no digit", ""][: len(digits)])
+    url = data_url(sheet(lines, size=160), "jpeg")  # none that another test has had found
+    boxes, markup = page.page_html(models[DEFAULT_MODEL], url, 6)
+    assert markup.count("perhaps no digit") == 1 and boxes.count("unsure") == 1
+    assert words(boxes) == ("7? 3" if len(lines[0]) > 1 else "7?")
+    page.find.cache_clear()
 
 
 def test_page_says_why_there_is_no_prediction(models):
     blank = Image.new("RGB", (320, 320), "white")
-    two_digits = Image.fromarray(np.tile(drawn(4, np.random.default_rng(4)), (1, 2, 1)))
     for url, hint in (
         ("", page.HINT),
         (data_url(blank), "nothing stands out"),
-        (data_url(two_digits), "more than one"),
         ("data:image/png;base64,AA==", "not a PNG"),
+        ("no image", "no image that your browser can show"),
+        (page.DRAWING + "A" * page.MOST, "too large"),
     ):
-        markup = page.prediction_html(models[DEFAULT_MODEL], url, 4)
+        boxes, markup = page.page_html(models[DEFAULT_MODEL], url, 4)
+        assert boxes == ""
         assert re.search(f'class="hint">[^<]*{hint}[^<]*<', markup)
         assert "=" not in re.sub("<.*?>", "", markup)
         assert "<svg" not in markup
@@ -125,7 +180,7 @@ def start(folder, *flags, python=()):
     return subprocess.Popen(
         [sys.executable, *python, "-m", "mnist_sum.demo", *flags],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -147,12 +202,13 @@ def test_help_answers_without_importing_torch(tmp_path):
     assert not re.search(r"\| +(torch|numpy|gradio)$", errors, re.M)
 
 
-@pytest.fixture
-def server(own, tmp_path):
+@pytest.fixture(scope="module")
+def server(own, tmp_path_factory):
     """The address of the page, with a model of one's own.
 
-    The server is stopped with Ctrl-C, and must have connected to this machine alone.
+    The server is stopped with Ctrl-C, and must have connected to this machine alone and written no file.
     """
+    tmp_path = tmp_path_factory.mktemp("server")
     pytest.importorskip("gradio", reason="needs the extra `demo`")
     (tmp_path / "sitecustomize.py").write_text(AUDIT)
     process = start(tmp_path, "--port", "0", "--checkpoint", own)
@@ -164,12 +220,14 @@ def server(own, tmp_path):
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 130
         assert "outside:" not in errors and "Traceback" not in errors, errors
+        written = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+        assert written == {"sitecustomize.py"}
     finally:
         process.kill()
         process.communicate()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     """A headless Chromium that can reach this machine alone."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -219,9 +277,21 @@ def draw(browser, stroke, pointer):
     return actions.clear_actions
 
 
+def draw_several(browser, pointer):
+    """Draw a 1 and a 7 side by side, and a 7 below."""
+    for stroke, left, top in ((ONE, 0, 0), (SEVEN, 0.45, 0.03), (SEVEN, 0.2, 0.5)):
+        draw(browser, [(left + 0.5 * x, top + 0.5 * y) for x, y in stroke], pointer)()
+
+
+def shown(browser, part):
+    """The words in a part of the page, without percentages."""
+    text = browser.find_element("css selector", part).text
+    return " ".join(re.sub(r"[\d.]+%", "", text).split())
+
+
 def test_page_in_a_browser(browser, server):
     find = partial(browser.find_element, "css selector")
-    resize(browser, 1000, 575)
+    resize(browser, 1000, 690)
     browser.get(server)
     wait_for(browser, page.HINT)
 
@@ -247,14 +317,78 @@ def test_page_in_a_browser(browser, server):
     wait_for(browser, page.HINT)
     assert "<svg" not in find("#prediction").get_attribute("innerHTML")
 
-    resize(browser, 390, 844)
+    for width, pointer in ((1000, "mouse"), (390, "touch")):
+        resize(browser, width, 844)
+        draw_several(browser, pointer)
+        wait_for(browser, "3 digits")
+        assert shown(browser, "#prediction") == "3 digits Line 1 1 + 8 = 9 7 + 8 = 15 Line 2 7 + 8 = 15"
+        assert shown(browser, "#boxes") == "1 7 7"
+        assert browser.execute_script(WIDTH) <= width
+        find("#drawing button").click()
+        wait_for(browser, page.HINT)
+        assert "<svg" not in find("#boxes").get_attribute("innerHTML")
+
     release = draw(browser, ONE, "touch")
     wait_for(browser, "digit 1, 1 + 8 = 9")
     release()
     assert browser.execute_script(WIDTH) <= 390
     assert find("#drawing canvas").size["width"] > 300
     assert find("#prediction .answer").location["y"] < 700  # to be seen below the canvas
+    check_log(browser, server)
 
+
+# Drop a file on the page; the argument: its content as base64. Returns whether the page took it.
+DROP = """
+const content = Uint8Array.from(atob(arguments[0]), letter => letter.charCodeAt(0));
+const transfer = new DataTransfer();
+transfer.items.add(new File([content], "dropped.png", {type: "image/png"}));
+const drop = new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
+return !document.querySelector("#prediction").dispatchEvent(drop);
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_photograph_in_a_browser(width, browser, server, tmp_path):
+    find = partial(browser.find_element, "css selector")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: to be shown, it is turned clockwise
+    photograph = sheet(["274", "53"], size=800)
+    photograph.rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=turned)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    resize(browser, width, 844)
+    browser.get(server)
+    wait_for(browser, page.HINT)
+    find("input[aria-label=Model]").click()
+    find(f"[role=option][aria-label={DEFAULT_MODEL}]").click()
+
+    file = find("#drawing label:not(.camera) input")
+    file.send_keys(str(tmp_path / "turned.jpg"))
+    wait_for(browser, "5 digits")
+    assert shown(browser, "#boxes") == "2 7 4 5 3"
+    assert find("#drawing canvas").get_property("width") == 2000  # scaled down
+    assert find("#drawing canvas").get_property("height") == 1334
+    boxes, canvas = find("#boxes svg").rect, find("#drawing canvas").rect
+    for side in ("x", "y", "width", "height"):
+        assert boxes[side] == pytest.approx(canvas[side], abs=3)
+    assert browser.execute_script(WIDTH) <= width
+    draw(browser, ONE, "mouse")()  # nothing is drawn on a photograph
+    find("#drawing button").click()
+    wait_for(browser, page.HINT)
+
+    release = draw(browser, SEVEN, "mouse")
+    wait_for(browser, "digit 7, 7 + 5 = 12")
+    release()
+    assert find("#boxes").text == ""
+    assert browser.execute_script(DROP, data_url(sheet(["26"])).partition(",")[2])
+    wait_for(browser, "2 digits")
+    assert shown(browser, "#boxes") == "2 6"
+    file.send_keys(str(tmp_path / "broken.jpg"))
+    wait_for(browser, page.NO_IMAGE)
+    check_log(browser, server)
+
+
+def check_log(browser, server):
+    """Nothing failed in the browser, and everything came from the server's own address."""
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     log = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [entry["params"] for entry in log if entry["method"] == "Network.requestWillBeSent"]

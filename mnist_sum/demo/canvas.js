@@ -1,13 +1,20 @@
-// gradio runs this once the canvas is there. element: its HTML. props.value: the drawing as a PNG
-// data URL, "" while there is none; the server sees every change of it.
+// gradio runs this once the canvas is there. element: its HTML. props.value: the drawing as a PNG or the
+// photograph as a JPEG data URL, "" while there is none; the server sees every change of it.
+const LONGEST = 2000;  // pixels of a photograph's longer side
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
-let last = null, due = null;
+let last = null, due = null, photograph = false;
 
-function clear() {
+function paper(width, height) {
     clearTimeout(due);
     last = due = null;
+    [canvas.width, canvas.height] = [width, height];  // this clears it, too
     pen.fillStyle = "white";
-    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.fillRect(0, 0, width, height);
+}
+
+function clear() {
+    paper(480, 480);
+    canvas.classList.toggle("photograph", photograph = false);
     props.value = "";
 }
 
@@ -29,8 +36,25 @@ function draw(event) {
     due ??= setTimeout(send, 200);  // by then a new stroke is more than a dot
 }
 
+// The browser decodes the file, whatever its format, and turns it as its EXIF data says. Only the picture
+// leaves the page, scaled down; the file is not uploaded.
+async function show(file) {
+    try {
+        const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
+        const scale = Math.min(1, LONGEST / Math.max(picture.width, picture.height));
+        paper(Math.ceil(scale * picture.width), Math.ceil(scale * picture.height));
+        pen.imageSmoothingQuality = "high";
+        pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+        canvas.classList.toggle("photograph", photograph = true);
+        props.value = canvas.toDataURL("image/jpeg", 0.9);
+    } catch {
+        clear();
+        props.value = "no image";
+    }
+}
+
 canvas.onpointerdown = event => {
-    if (!event.isPrimary || event.button) return;
+    if (photograph || !event.isPrimary || event.button) return;
     canvas.setPointerCapture(event.pointerId);
     last = null;
     draw(event);
@@ -38,4 +62,15 @@ canvas.onpointerdown = event => {
 canvas.onpointermove = event => { if (last && event.isPrimary) draw(event); };
 canvas.onpointerup = canvas.onpointercancel = event => { if (event.isPrimary) last = null; };
 element.querySelector("button").onclick = clear;
+for (const input of element.querySelectorAll("input")) {
+    input.onchange = () => {
+        if (input.files.length) show(input.files[0]);
+        input.value = "";  // the same file may be chosen again
+    };
+}
+window.ondragover = event => event.preventDefault();
+window.ondrop = event => {  // wherever on the page
+    event.preventDefault();
+    if (event.dataTransfer.files.length) show(event.dataTransfer.files[0]);
+};
 clear();
