@@ -72,7 +72,7 @@ def draw_reproduction(folder, _):
 
 def draw_demo(folder, _):
     """A screenshot of the page, by the test that draws a 7 on it; none where there is no browser."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/test_demo.py", "-k", "browser"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/test_demo.py", "-k", "page_in_a_browser"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "MNIST_SUM_SCREENSHOT": str(folder / "demo.png")})
 
 

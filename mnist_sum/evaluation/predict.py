@@ -9,10 +9,12 @@ from mnist_sum import console, images
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, normalised, one_hot
 from mnist_sum.evaluation.exhaustive import require_numbers
+from mnist_sum.evaluation.novelty import unlike_digits
 from mnist_sum.system.randomness import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder
 TOUCHING = "touching: perhaps several digits"
+UNLIKE = "perhaps no digit"
 
 
 class Prediction(namedtuple("Prediction", "digit total digit_probabilities sum_probabilities")):
@@ -116,7 +118,9 @@ def predict_file(model, file, number):
 
 def doubts_about(digits):
     """Why the answer to each images.Found is unsure, in words; "" where it is not."""
-    return [TOUCHING if digit.touching else "" for digit in digits]
+    unlike = unlike_digits(torch.stack([digit.pixels for digit in digits])).tolist()
+    return [TOUCHING if digit.touching else UNLIKE if other else ""
+            for digit, other in zip(digits, unlike, strict=True)]  # fmt: skip
 
 
 def refuse_to_overwrite(files, output):
