@@ -39,6 +39,7 @@ function draw(event) {
 // The browser decodes the file, whatever its format, and turns it as its EXIF data says. Only the picture
 // leaves the page, scaled down; the file is not uploaded.
 async function show(file) {
+    clear();
     try {
         const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
         const scale = Math.min(1, LONGEST / Math.max(picture.width, picture.height));
@@ -48,7 +49,6 @@ async function show(file) {
         canvas.classList.toggle("photograph", photograph = true);
         props.value = canvas.toDataURL("image/jpeg", 0.9);
     } catch {
-        clear();
         props.value = "no image";
     }
 }
