@@ -36,6 +36,7 @@ PART, GAP = 0.75, 0.15  # of the usual height: a digit's part is lower, and no f
 WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this is several digits, touching
 SMALLEST, FLATTEST = 0.5, 0.25  # of the usual height: a digit's longer side, and its height
 TALLEST, WIDEST = 2.2, 5.0  # of the usual height: what is taller or wider are no digits, touching or not
+CONTRAST = 20  # of 255: between a digit and the paper around it
 RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
 PREPARED = 100  # the longer side from which a digit is scaled to 28x28
 STEEPEST = 12  # degrees by which a page's lines rise or fall
@@ -169,8 +170,12 @@ def _digits_of(image):
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
     # Dark strokes on light paper or light ones on dark: as in prepare(), the kind that stands out more.
-    kinds = [_digits(_ink(view)) for view in (pixels, 255 - pixels)]
-    return max(kinds, key=lambda shapes: sum(_contrast(pixels, shape) for shape in shapes)), scale
+    kinds = [
+        [(shape, _contrast(pixels, shape)) for shape in _digits(_ink(view))]
+        for view in (pixels, 255 - pixels)
+    ]
+    digits = max(kinds, key=lambda kind: sum(contrast for _, contrast in kind))
+    return [shape for shape, contrast in digits if contrast > CONTRAST], scale
 
 
 def _ink(pixels):
@@ -253,8 +258,8 @@ def _shapes(ink, levels, widest, tallest, corner=(0, 0)):
 
 
 def _is_part(stroke, digit, usual):
-    """Whether the stroke, which is the smaller one, belongs to the digit."""
-    if stroke.height > PART * usual or stroke.apart(digit) > GAP * usual:
+    """Whether the stroke and the digit, or what is there of it, are one digit."""
+    if min(stroke.height, digit.height) > PART * usual or stroke.apart(digit) > GAP * usual:
         return False
     width, height = (
         max(stroke.box[i + 2], digit.box[i + 2]) - min(stroke.box[i], digit.box[i]) for i in (0, 1)
