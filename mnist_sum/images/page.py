@@ -28,6 +28,7 @@ FAINTEST = 0.08  # of the paper's brightness: by how much the darkest ink is dar
 LEVELS = 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what is ink; the higher ones part what is too large
 GRAIN = 12  # pixels of a shape: smaller ones are noise
 NET = 0.4  # of the longer side: a shape larger than this may be lines of the paper with digits on them
+HOLES = 3  # of a digit at most, as in prepare()
 BORDER = 2  # pixels from the image's border: what comes closer is cut by it, a table say
 BLOB = 0.4  # of a shape's longer side: what is thicker is no stroke
 
@@ -39,6 +40,7 @@ TALLEST, WIDEST = 2.2, 5.0  # of the usual height: what is taller or wider are n
 CONTRAST = 20  # of 255: between a digit and the paper around it
 RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
 PREPARED = 100  # the longer side from which a digit is scaled to 28x28
+EIGHT = np.ones((3, 3))  # a pixel's neighbours
 STEEPEST = 12  # degrees by which a page's lines rise or fall
 
 
@@ -126,12 +128,24 @@ class _Shape:
         self.longer, self.area = max(self.mask.shape), int(self.mask.sum())
         self.darkness = float(self.ink[self.mask].mean())
 
+    def is_inside(self, size):
+        """Whether the page's border, of this (height, width), does not cut it."""
+        left, top, right, bottom = self.box
+        return min(left, top, size[1] - right, size[0] - bottom) > BORDER
+
     def is_stroke(self, size):
         """Whether it may be a pen's on a page of this (height, width): no blob, and not cut by the border."""
-        left, top, right, bottom = self.box
-        inside = min(left, top, size[1] - right, size[0] - bottom) > BORDER
-        outline = self.area - ndimage.binary_erosion(self.mask, np.ones((3, 3))).sum()
-        return inside and 2 * self.area / outline < BLOB * self.longer
+        outline = self.area - ndimage.binary_erosion(self.mask, EIGHT).sum()
+        return self.is_inside(size) and 2 * self.area / outline < BLOB * self.longer
+
+    def is_net(self, size):
+        """Whether it may be the lines of a page of this (height, width), and digits on them."""
+        if self.longer < NET * max(size):
+            return False
+        if not self.is_inside(size) or self.width > WIDE * self.height:
+            return True
+        labels, _ = ndimage.label(np.pad(~self.mask, 1, constant_values=True))
+        return (np.bincount(labels.ravel())[2:] > GRAIN).sum() > HOLES  # 0: the shape, 1: around it
 
     def apart(self, other):
         """How far the boxes are apart, negative where they overlap."""
@@ -169,13 +183,12 @@ def _digits_of(image):
     size = [max(1, round(side / scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
-    # Dark strokes on light paper or light ones on dark: as in prepare(), the kind that stands out more.
-    kinds = [
-        [(shape, _contrast(pixels, shape)) for shape in _digits(_ink(view))]
-        for view in (pixels, 255 - pixels)
-    ]
-    digits = max(kinds, key=lambda kind: sum(contrast for _, contrast in kind))
-    return [shape for shape, contrast in digits if contrast > CONTRAST], scale
+    # Dark strokes on light paper or light ones on dark: as in prepare(), those that stand out more.
+    kinds = []
+    for view in (pixels, 255 - pixels):
+        kinds.append([(_contrast(pixels, shape), shape) for shape in _digits(_ink(view))])
+    digits = max(kinds, key=lambda kind: sum(contrast for contrast, _ in kind))
+    return [shape for contrast, shape in digits if contrast > CONTRAST], scale
 
 
 def _ink(pixels):
@@ -188,7 +201,7 @@ def _ink(pixels):
     # A table along the border goes on beyond it ("nearest"), else it would be as narrow as a stroke.
     paper = ndimage.grey_closing(pixels, (window, window, 1), mode="nearest").astype(np.float32)
     ink = ((paper - pixels) / paper.clip(64)).max(2)
-    grain, count = np.median(ink), max(1, min(DARKEST, ink.size // 100))
+    grain, count = np.median(ink), max(1, min(DARKEST, ink.size // 400))
     darkest = np.partition(ink.ravel(), -count)[-count:].mean() - grain
     if darkest < max(FAINTEST, 3 * grain):
         return np.zeros_like(ink)
@@ -198,7 +211,7 @@ def _ink(pixels):
 def _contrast(pixels, shape):
     """The difference between the shape's colour and that of the paper around it, of 255."""
     left, top, right, bottom = shape.box
-    margin = shape.longer // 3
+    margin = shape.longer
     around = pixels[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
     inside = pixels[top:bottom, left:right][shape.mask]
     return np.abs(np.median(inside, axis=0) - np.median(around, axis=(0, 1))).max()
@@ -206,9 +219,9 @@ def _contrast(pixels, shape):
 
 def _digits(ink):
     """Those shapes of the ink that are digits, each with its parts."""
-    net = NET * max(ink.shape)
-    sure = [shape for shape in _shapes(ink, LEVELS[1:], net, net) if shape.is_stroke(ink.shape)]
-    sure = [shape for shape in sure if shape.longer < net] or sure
+    size = ink.shape
+    sure = _shapes(ink, LEVELS[1:], lambda shape: shape.is_net(size))
+    sure = [shape for shape in sure if shape.is_stroke(size) and not shape.is_net(size)]
     if not sure:
         return []
     usual, darkness, area = (
@@ -216,8 +229,8 @@ def _digits(ink):
         for name in ("height", "darkness", "area")
     )
     strokes = [
-        shape for shape in _shapes(ink, LEVELS, WIDE * usual, TALL * usual)
-        if shape.area > DIRT * area and shape.darkness > FAINT * darkness and shape.is_stroke(ink.shape)
+        shape for shape in _shapes(ink, LEVELS, lambda s: s.width > WIDE * usual or s.height > TALL * usual)
+        if shape.area > DIRT * area and shape.darkness > FAINT * darkness and shape.is_stroke(size)
     ]  # fmt: skip
     if len(strokes) > 4 * MOST:
         raise UserError(TOO_MANY)
@@ -239,21 +252,24 @@ def _digits(ink):
     return digits
 
 
-def _shapes(ink, levels, widest, tallest, corner=(0, 0)):
-    """The connected shapes of ink above the first level; of one that is too large, those above the next."""
+def _shapes(ink, levels, several, corner=(0, 0)):
+    """The connected shapes of ink above the first level; of one that is several, those above the next.
+
+    several(shape): whether it is too large, say, for a digit.
+    """
     level, *higher = levels
-    labels, _ = ndimage.label(ink > level, np.ones((3, 3)))
+    labels, _ = ndimage.label(ink > level, EIGHT)
     areas, shapes = np.bincount(labels.ravel()), []
     for number, part in enumerate(ndimage.find_objects(labels), 1):
         if areas[number] < GRAIN:
             continue
         mask = labels[part] == number
-        height, width = mask.shape
         top, left = (side.start + start for side, start in zip(part, corner, strict=True))
-        if higher and (width > widest or height > tallest):
-            shapes += _shapes(np.where(mask, ink[part], 0), higher, widest, tallest, (top, left))
+        shape = _Shape((left, top, left + mask.shape[1], top + mask.shape[0]), ink[part], mask)
+        if higher and several(shape):
+            shapes += _shapes(np.where(mask, ink[part], 0), higher, several, (top, left))
         else:
-            shapes.append(_Shape((left, top, left + width, top + height), ink[part], mask))
+            shapes.append(shape)
     return shapes
 
 
