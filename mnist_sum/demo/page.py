@@ -106,7 +106,7 @@ def boxes_html(size, found, predictions, doubts):
     shapes = []
     for digit, prediction, doubt in zip(found, predictions, doubts, strict=True):
         left, top, right, bottom = digit.box
-        letters = max(0.05 * width, 0.3 * (bottom - top))
+        letters = max(0.05 * width, 0.2 * (bottom - top))
         shapes.append(
             f'<g class="{"unsure" if doubt else ""}"><rect x="{left}" y="{top}" width="{right - left}" '
             f'height="{bottom - top}"/><text x="{left}" y="{max(top - 0.15 * letters, 0.8 * letters):.0f}" '
@@ -125,7 +125,8 @@ def digits_html(found, number, predictions, doubts):
             for digit, prediction, doubt in members
         ]
         lines.append(f'<h3>Line {line}</h3><ol class="digits">{"".join(items)}</ol>')
-    return f'<div class="answer" role="status">{len(found)} digits</div>{"".join(lines)}'
+    unsure = f", {sum(map(bool, doubts))} unsure" if any(doubts) else ""
+    return f'<div class="answer" role="status">{len(found)} digits{unsure}</div>{"".join(lines)}'
 
 
 def digit_html(model, pixels, number, prediction, doubt):
