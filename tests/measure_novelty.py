@@ -24,7 +24,7 @@ from mnist_sum.runs.folder import data_folder
 from tests import no_digits
 from tests.handwriting import drawn, strokes
 
-COUNT, PAGES, SEED, FLAGGED = 600, 40, 4, 0.01
+COUNT, PAGES, SEED, FLAGGED = 600, 20, 4, 0.01
 LIKE_DIGITS = "letters like digits"
 
 
@@ -47,10 +47,10 @@ def figures(digits, others):
     }
 
 
-def no_digit_images(digits, count=COUNT):
+def no_digit_images(digits, seed, count=COUNT):
     """{kind: uint8 (count, 28, 28)} of the part "report"."""
     kinds = {**{kind: kind for kind in no_digits.kinds("report")}, LIKE_DIGITS: no_digits.a_lookalike}
-    return {name: no_digits.make(kind, "report", count, SEED, digits) for name, kind in kinds.items()}
+    return {name: no_digits.make(kind, "report", count, seed, digits) for name, kind in kinds.items()}
 
 
 # --- digits as users draw them ------------------------------------------------------------------------------
@@ -73,13 +73,13 @@ def a_digit(part, rng, digits):
     return no_digits.enlarged(no_digits.pick(digits, rng)[0])
 
 
-def digit_images(digits):
+def digit_images(digits, seed):
     pages = [images.prepare(drawn(i % 10, np.random.default_rng([2026, i]))) for i in range(200)]
     return {
-        "MNIST's, prepared as a user's image": no_digits.make(a_digit, "report", 2000, SEED, digits),
+        "MNIST's, prepared as a user's image": no_digits.make(a_digit, "report", 2000, seed, digits),
         "synthetic pages (handwriting.py)": torch.stack(pages),
-        "by mouse, thin to thick pens": no_digits.make(a_mouse_digit, "report", 1000, SEED),
-        "printed, in fonts never seen": no_digits.make(a_printed_digit, "report", 600, SEED),
+        "by mouse, thin to thick pens": no_digits.make(a_mouse_digit, "report", 1000, seed),
+        "printed, in fonts never seen": no_digits.make(a_printed_digit, "report", 600, seed),
     }
 
 
@@ -91,7 +91,7 @@ def page(ink, rng):
 
 
 def pages_of(kind, digits):
-    """Of PAGES whole pages with a thing of the kind: how many are refused, and flagged, in words."""
+    """(refused, flagged, neither) of PAGES whole pages with a thing of the kind."""
     seen = []
     for i in range(PAGES):
         rng = np.random.default_rng([SEED, i])
@@ -100,7 +100,7 @@ def pages_of(kind, digits):
         except UserError:
             continue
     flagged = novelty.unlike_digits(torch.stack(seen)).sum().item() if seen else 0
-    return [f"{PAGES - len(seen)} refused, {flagged} flagged of {PAGES}"]
+    return PAGES - len(seen), flagged, len(seen) - flagged
 
 
 def share_flagged(pixels):
@@ -171,7 +171,7 @@ def compare(split):
     sources["PCA"] = reconstruction_measure(train)
     sources["the judge"] = lambda pixels: {"": novelty.scores(pixels)}
     digits = split.test.images[::4]
-    others = {kind: pixels[:150] for kind, pixels in no_digit_images(split.test, 150).items()}
+    others = {kind: pixels[:150] for kind, pixels in no_digit_images(split.test, SEED, 150).items()}
     columns = {}
     for source, measures in sources.items():
         found = {kind: measures(pixels) for kind, pixels in others.items()}
@@ -221,14 +221,11 @@ def main(argv):
     )
     parser.add_argument("--candidates", action="store_true", help="other measures beside it, by kind")
     parser.add_argument(
-        "--pages", action="store_true", help="whole pages of no digits, too, by images.prepare"
+        "--pages", action="store_true", help="whole pages of no digits instead, by images.prepare"
     )
-    parser.add_argument("--weights", metavar="FILE", help="other weights, of make_novelty.py --without")
     parser.add_argument("--speed", action="store_true", help="only its time beside tiny's")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    if args.weights:
-        novelty.WEIGHTS = args.weights
     split = data.load("mnist", data_folder(args.data_dir), "standard" if args.test else "validation")
     if args.speed:
         speed(split.test.images)
@@ -236,19 +233,21 @@ def main(argv):
     if args.candidates:
         compare(split)
         return 0
-    digits, others = split.test.images, no_digit_images(split.test)
-    users = {"MNIST's": digits, **digit_images(split.test)}
+    if args.pages:
+        rows = [[kind, *pages_of(kind, split.test)] for kind in no_digits.kinds("report")]
+        table(["whole pages", "refused", "flagged", "neither"], rows)
+        return 0
+    seed = SEED + args.test  # so that what is drawn is new, too
+    digits, others = split.test.images, no_digit_images(split.test, seed)
+    users = {"MNIST's": digits, **digit_images(split.test, seed)}
     rows = [[name, len(pixels), f"{share_flagged(pixels):.1%}"] for name, pixels in users.items()]
     table(["digits", "images", "flagged"], rows)
     found = figures(novelty.scores(digits), {kind: novelty.scores(pixels) for kind, pixels in others.items()})
     every = torch.cat([pixels for kind, pixels in others.items() if kind != LIKE_DIGITS])
     rows = []
     for kind, (area, _) in found.items():
-        row = [kind, f"{area:.4f}", f"{share_flagged(others.get(kind, every)):.1%}"]
-        if args.pages and kind in others:
-            row += pages_of(no_digits.a_lookalike if kind == LIKE_DIGITS else kind, split.test)
-        rows.append(row)
-    table(["no digits", "AUROC", "flagged", *(["whole pages"] if args.pages else [])], rows)
+        rows.append([kind, f"{area:.4f}", f"{share_flagged(others.get(kind, every)):.1%}"])
+    table(["no digits", "AUROC", "flagged"], rows)
     return 0
 
 

@@ -138,7 +138,7 @@ def test_reading_order_is_by_lines_though_the_page_is_askew(lines, degrees, seed
 
 def page_of_sevens():
     """Two in a line and one below -> the page, and their boxes."""
-    page, corners = Image.new("RGB", (400, 300), (250, 250, 250)), [(20, 10), (160, 20), (40, 150)]
+    page, corners = Image.new("RGB", (300, 280), (250, 250, 250)), [(20, 10), (160, 20), (40, 150)]
     for corner in corners:
         page.paste(seven(120), corner)
     return page, [(left + 30, top + 30, left + 90, top + 96) for left, top in corners]

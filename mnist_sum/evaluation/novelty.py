@@ -7,8 +7,9 @@
 
 It was trained on MNIST's digits against things that a program draws and that are none (outlier exposure,
 Hendrycks, Mazeika and Dietterich 2019, arXiv 1812.04606), all prepared as a user's image is. The threshold
-is where 1% of the held-out training images are flagged; README.md in this folder has what is flagged, by
-kind, beside other measures. `python -m tests.make_novelty` makes the weights, `python -m
+is where 1% of the last 10,000 training images are flagged. There 94.4% of what is no digit is (AUROC 0.997),
+with the test images 93.9% at 1.0% (0.996); README.md in this folder has it by kind, beside other measures.
+`python -m tests.make_novelty` makes the weights, `python -m
 tests.measure_novelty` the figures.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-THRESHOLD = 0.0  # the last bias holds the choice
+THRESHOLD = 0.5  # the last bias was shifted until this flags 1% of held-out digits
 WEIGHTS = Path(__file__).with_name("novelty.safetensors")
 STRIDES = 3, 2
 FEW = 16  # images; conv2d, made for many, is the slower way for fewer
@@ -31,17 +32,12 @@ def unlike_digits(pixels):
 
 @torch.inference_mode()
 def scores(pixels):
-    """How unlike a digit each image is: pixels, uint8 (N, 28, 28) -> float32 (N,), on the CPU.
+    """How unlike a digit each image is: pixels, uint8 (N, 28, 28) -> float32 (N,) in [0, 1], on the CPU.
 
-    The log-odds, in nats, of "no digit" against the ten digits, less those at which 1% of digits are
-    flagged. They are odds in the mixture that the judge was trained on, not in yours.
+    The share that "no digit" has in the softmax over eleven classes: it orders images and has a threshold,
+    but is no probability for your images, which nobody knows the mixture of.
     """
-    return log_odds(logits(pixels.cpu().unsqueeze(1) / 255, _weights()))
-
-
-def log_odds(outputs):
-    """The log-odds of the last class against all others: logits (N, 11) -> (N,)."""
-    return outputs[:, -1] - outputs[:, :-1].logsumexp(1)
+    return logits(pixels.cpu().unsqueeze(1) / 255, _weights()).softmax(1)[:, -1]
 
 
 def logits(image, weights):
@@ -59,10 +55,9 @@ def _convolved(image, weight, bias, stride):
         return torch.conv2d(image, weight, bias, stride)
     size = weight.shape[-1]
     windows = image.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)
-    count, height, width = windows.shape[:3]
-    rows = windows.reshape(count * height * width, weight[0].numel())
+    rows = windows.reshape(windows.shape[:3].numel(), weight[0].numel())
     maps = torch.addmm(bias, rows, weight.flatten(1).t())
-    return maps.view(count, height, width, len(weight)).permute(0, 3, 1, 2)
+    return maps.view(*windows.shape[:3], len(weight)).permute(0, 3, 1, 2)
 
 
 @cache

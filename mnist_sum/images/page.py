@@ -133,10 +133,15 @@ class _Shape:
         left, top, right, bottom = self.box
         return min(left, top, size[1] - right, size[0] - bottom) > BORDER
 
+    @property
+    def thickness(self):
+        """The mean width of its strokes, the area over half the outline, as a share of its longer side."""
+        outline = self.area - ndimage.binary_erosion(self.mask, EIGHT).sum()
+        return 2 * self.area / outline / self.longer
+
     def is_stroke(self, size):
         """Whether it may be a pen's on a page of this (height, width): no blob, and not cut by the border."""
-        outline = self.area - ndimage.binary_erosion(self.mask, EIGHT).sum()
-        return self.is_inside(size) and 2 * self.area / outline < BLOB * self.longer
+        return self.is_inside(size) and self.thickness < BLOB
 
     def is_net(self, size):
         """Whether it may be the lines of a page of this (height, width), and digits on them."""
@@ -183,11 +188,12 @@ def _digits_of(image):
     size = [max(1, round(side / scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
-    # Dark strokes on light paper or light ones on dark: as in prepare(), those that stand out more.
+    # Dark strokes on light paper, or light ones on dark: those that stand out more, and are thinner, are
+    # ink; the others are what it encloses.
     kinds = []
     for view in (pixels, 255 - pixels):
         kinds.append([(_contrast(pixels, shape), shape) for shape in _digits(_ink(view))])
-    digits = max(kinds, key=lambda kind: sum(contrast for contrast, _ in kind))
+    digits = max(kinds, key=lambda kind: sum(contrast / s.thickness for contrast, s in kind))
     return [shape for contrast, shape in digits if contrast > CONTRAST], scale
 
 
