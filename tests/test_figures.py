@@ -155,7 +155,8 @@ def test_names_of_models_cover_neither_each_other_nor_a_point(figure_of):
 
 def test_any_file_name_can_be_drawn(tmp_path):
     probabilities = {"digit": np.eye(10)[4], "sum": np.eye(19)[7]}
-    images = {"original": Image.new("RGB", (40, 50)), "seen": np.zeros((28, 28), np.uint8)}
+    maps = np.zeros((2, 28, 28))
+    images = {"original": Image.new("RGB", (40, 50)), "seen": np.zeros((28, 28), np.uint8), "maps": maps}
     plots.draw_own_images([{"file": ANY_NAME, "number": 3, **images, **probabilities}], tmp_path / "own.png")
     row = {"model": "tiny", "checkpoint": ANY_NAME * 9, "parameters": 7274, "images_per_second": 9.0}
     for output in ("digit", "sum"):

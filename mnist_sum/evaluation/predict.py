@@ -10,6 +10,7 @@ from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, normalised, one_hot
 from mnist_sum.evaluation.exhaustive import require_numbers
 from mnist_sum.evaluation.novelty import unlike_digits
+from mnist_sum.evaluation.occlusion import occlusion_maps
 from mnist_sum.system.randomness import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder
@@ -113,7 +114,8 @@ def predict_file(model, file, number):
         return cases, picture | {"scale": original.width / width, "cases": cases}
     original.thumbnail((480, 480))
     digit, total = predictions[0][2:]
-    return cases, picture | {"seen": pixels[0], "digit": digit, "sum": total}
+    maps = occlusion_maps(model, pixels[0], number)
+    return cases, picture | {"seen": pixels[0], "maps": maps, "digit": digit, "sum": total}
 
 
 def doubts_about(digits):

@@ -197,40 +197,46 @@ def opacity(occlusion_map):
 def draw_own_images(cases, path=None):
     """Own images, one below the other.
 
-    Of a single digit the original, what the network saw, and both outputs' probabilities; cases: dicts
-    with file, original (RGB image), seen (uint8 (28, 28)), number, doubts (one text, "" where there is
-    none), and digit and sum, the probabilities (10,) and (19,). Of a page of several digits the page with
+    Of a single digit the original, what the network saw and looked at, and both outputs' probabilities;
+    cases: dicts with file, original (RGB image), seen (uint8 (28, 28)), maps (a pair, as
+    occlusion.occlusion_maps gives), number, doubts (one text, "" where there is none), and digit and sum,
+    the probabilities (10,) and (19,). Of a page of several digits the page with
     each digit's box, digit and sum; dicts with file, original, number, doubts, cases (dicts with box, digit
     and sum), and scale, the original's pixels in a pixel of the box.
     """
     heights = [_page_size(case["original"])[1] + 0.4 if "cases" in case else 2.3 for case in cases]
-    figure = _figure(path, 11, sum(heights))
-    grid = figure.add_gridspec(len(cases), 4, width_ratios=(1.3, 1, 2, 2.6), height_ratios=heights)
+    figure = _figure(path, 13, sum(heights) + 0.3)
+    widths = 1.3, 1.1, 1.1, 1.1, 2, 2.6
+    grid = figure.add_gridspec(len(cases), len(widths), width_ratios=widths, height_ratios=heights)
     for row, case in enumerate(cases):
         if "cases" in case:
             _draw_page(figure.add_subplot(grid[row, :]), case)
         else:
-            _draw_single([figure.add_subplot(grid[row, column]) for column in range(4)], case)
+            _draw_single([figure.add_subplot(grid[row, column]) for column in range(len(widths))], case)
+            figure.supxlabel(MAP_LEGEND, fontsize=9)
     return _save(figure, path)
 
 
 def _page_size(image):
     """(width, height) in inches at which a page is drawn."""
     width, height = image.size
-    scale = min(10.6 / width, 9 / height)
+    scale = min(12.6 / width, 9 / height)
     return scale * width, scale * height
 
 
 def _draw_single(row, case):
     """One row of draw_own_images: a single digit."""
-    original, seen, digit, total = row
+    original, seen, *maps, digit, total = row
     original.imshow(case["original"])
     original.set_title(_short(Path(case["file"]).name, 28), fontsize=9, parse_math=False)
     seen.imshow(np.asarray(case["seen"]), cmap="gray", vmin=0, vmax=255)
     doubt = "".join(case.get("doubts", ()))
     seen.set_title(doubt or "what the network saw", fontsize=9, color=WRONG if doubt else "black")
-    original.axis("off")
-    seen.axis("off")
+    for axes, each, (output, _) in zip(maps, case["maps"], OUTPUTS, strict=True):
+        _draw_map(axes, case["seen"], each)
+        axes.set_title(f"what the {output} rests on", fontsize=9)
+    for axes in (original, seen, *maps):
+        axes.axis("off")
     best_digit, best_sum = int(case["digit"].argmax()), int(case["sum"].argmax())
     answers = f"digit {best_digit}", f"{best_digit} + {case['number']} = {best_sum}"
     for axes, (output, colour), answer in zip((digit, total), OUTPUTS, answers, strict=True):
