@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from mnist_sum import models
-from mnist_sum.augment import affine_draws, random_affine
+from mnist_sum.augment import affine, random_matrices
 from mnist_sum.data import Split, load
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.evaluation.exhaustive import images_per_second
@@ -340,14 +340,14 @@ def epoch_baseline(folder, images):
 def epoch_ours(folder, model, images, precision, copies=1, batch_norm=None):
     train_set, state = training_set(folder, images, copies), new_run(model, precision)
     if batch_norm is not None:
-        use_batch_norm(state.model, batch_norm)
-    return {"seconds": timed(lambda: train_epoch(state, state.model, train_set))}
+        use_batch_norm(state.raw, batch_norm)
+    return {"seconds": timed(lambda: train_epoch(state, state.raw, train_set))}
 
 
 def loop(folder, name, images):
     """Seconds a step: in train_epoch, on one fixed batch without the loop, and the loop's parts."""
     state, train_set = new_run(name), training_set(folder, images)
-    model, optimizer, batch_size = state.model, state.optimizer, state.recipe.batch_size
+    model, optimizer, batch_size = state.raw, state.optimizer, state.recipe.batch_size
     steps = len(batches(len(train_set), batch_size, 0, 0))
     order = torch.arange(min(batch_size, len(train_set)))
     (image, number), (digit, total) = train_set[order]
@@ -378,13 +378,14 @@ def loop(folder, name, images):
         "running sums": warmed(lambda: sums.add_(batch_sums(*losses, *logits, digit, total))),
     }
     if state.recipe.augmentation == "affine":
-        parts["augmentation"] = warmed(lambda: random_affine(
-            image, affine_draws(len(image), generator(0, "affine", 0, 0), image.device)))  # fmt: skip
+        matrices = random_matrices(len(train_set), generator(0, "affine"), image.device)
+        parts["augmentation"] = warmed(lambda: affine(image, matrices[order]))
     return {"loop": in_loop, "fixed": fixed, "parts": parts}
 
 
 def throughput(folder, model, repeats):
-    test, built = load("mnist", folder).test, place(models.build(model), CPU)
+    test, architecture = load("mnist", folder).test, models.find(model)
+    built = place(architecture.build(), CPU, architecture.channels_last)
     return {
         "one": images_per_second(built, test, count=1, repeats=repeats),
         "many": images_per_second(built, test, count=1000, repeats=max(3, repeats // 20)),
@@ -438,7 +439,7 @@ def on_device(folder, name, images, started_at):
 
     def epochs(count):
         for _ in range(count):
-            train_epoch(state, state.model, train_set)
+            train_epoch(state, state.raw, train_set)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, None
 
     epochs(1)
