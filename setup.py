@@ -21,7 +21,13 @@ setup(
     py_modules=["train", "inference"],  # so `python -m train` works where there is no checkout
     packages=find_packages(include=["mnist_sum", "mnist_sum.*"]),
     package_data={
-        "mnist_sum": ["demo/*.js", "demo/*.css", "models/weights/*.safetensors", "runs/report_template.md"]
+        "mnist_sum": [
+            "demo/*.js",
+            "demo/*.css",
+            "evaluation/*.safetensors",
+            "models/weights/*.safetensors",
+            "runs/report_template.md",
+        ]
     },
     install_requires=[
         "torch>=2.10",  # the oldest tried
