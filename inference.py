@@ -23,15 +23,16 @@ def main(argv):
     return predict_random(models[0].model, tests[0], args.total, seed, args.output)
 
 
-def predict_images(model, files, number, output):
-    """Your own images: print what each shows and the sum, draw them; 1 if one could not be read."""
+def predict_images(model, paths, number, output):
+    """Your own images: print what each shows and the sums, draw them; 1 if one could not be read."""
     from mnist_sum.evaluation import predict, text
     from mnist_sum.figures.plots import LARGEST_COLUMN, draw_own_images
 
-    predict.refuse_to_overwrite(files, output)
     pictures, failed = [], []
-    for case, picture in predict.predict_files(model, files, number, failed):
-        console.results([case], text.image_line(case))
+    files = predict.image_files(paths, output, failed)
+    predict.refuse_to_overwrite(files, output)
+    for cases, picture in predict.predict_files(model, files, number, failed):
+        console.results(cases, text.image_text(cases, picture["doubts"]))
         pictures = [*pictures, picture][:LARGEST_COLUMN]
     if pictures:
         draw_own_images(pictures, output)

@@ -32,6 +32,7 @@ setup(
     install_requires=[
         "torch>=2.10",  # the oldest tried
         "torchvision",
+        "scipy",  # scipy.ndimage: the digits on a page
         "safetensors>=0.4",  # checkpoints that cannot hold code
         "torchsummary==1.5.1",
         "matplotlib>=3.8",

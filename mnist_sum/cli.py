@@ -202,10 +202,11 @@ def parse_inference(argv):
     _add_common(add)
     add("--total", type=count, metavar="N",
         help="predict N random test images, each with a random number (default: 25)")
-    add("--image", nargs="+", action="extend", type=file_name, metavar="FILE",
-        help="predict your own images, PNG or JPEG of one digit each (default: random test images)")
+    add("--image", nargs="+", action="extend", type=file_name, metavar="PATH",
+        help="predict your own images, PNG or JPEG of a digit or a page of digits; of a folder all that it "
+        "has (default: random test images)")
     add("--number", type=digit, metavar="0-9",
-        help="the number to add to the digit in each --image; required with --image (default: none)")
+        help="the number to add to each digit in each --image; required with --image (default: none)")
     add("--evaluate", action="store_true",
         help="the exhaustive test: every test image with each of the ten numbers (default: off)")
     add("--plot-graph", action="store_true",

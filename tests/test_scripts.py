@@ -201,10 +201,11 @@ def test_own_images_of_any_name_are_predicted_and_a_bad_one_does_not_stop_the_ot
     assert [(case["file"], case["digit"], case["sum"]) for case in cases] == [
         (names[0], 4, 11), (names[2], 2, 9),
     ]  # fmt: skip
-    keys = ["file", "digit", "number", "sum", "digit_probability", "sum_probability"]
+    keys = ["file", "line", "place", "box", "digit", "number", "sum"]
+    keys += ["digit_probability", "sum_probability", "unsure"]
     for case, name in zip(cases, ("a\\n$\\foo$.png", "2.png"), strict=True):
         assert list(case) == keys
-        chances = [f"{case[key]:.1%}" for key in keys[-2:]]
+        chances = [f"{case[key]:.1%}" for key in keys[-3:-1]]
         line = "{}: digit {digit} ({}), {digit} + 7 = {sum} ({})".format(name, *chances, **case)
         assert line in done.stdout.splitlines()
 

@@ -27,6 +27,7 @@ OWNERS = {
     "onnxruntime": "export",
     "PIL": "images",
     "safetensors": "runs.checkpoint evaluation.novelty",
+    "scipy": "images.page",
     "signal": "runs",
     "torch.distributed": "system.processes",
     "torch.nn.parallel": "system.processes",

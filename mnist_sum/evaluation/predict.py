@@ -9,7 +9,11 @@ from mnist_sum import console, images
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, normalised, one_hot
 from mnist_sum.evaluation.exhaustive import require_numbers
+from mnist_sum.evaluation.novelty import unlike_digits
 from mnist_sum.system.randomness import generator
+
+SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder
+TOUCHING, NO_DIGIT = "touching: perhaps several digits", "perhaps no digit"
 
 
 class Prediction(namedtuple("Prediction", "digit total digit_probabilities sum_probabilities")):
@@ -20,61 +24,115 @@ class Prediction(namedtuple("Prediction", "digit total digit_probabilities sum_p
     """
 
 
-@torch.no_grad()
 def predict(model, pixels, number):
     """The Prediction of a model in evaluation mode for an image, uint8 (28, 28), and a number 0 to 9."""
+    return predict_batch(model, pixels.view(1, 28, 28), number)[0]
+
+
+@torch.no_grad()
+def predict_batch(model, pixels, number):
+    """The Predictions, a list, for images, uint8 (N, 28, 28), each with the number 0 to 9; one forward."""
     device = next(model.parameters()).device
-    image = normalised(pixels.view(1, 1, 28, 28).to(device))
-    logits = model(image, one_hot(torch.tensor([number], device=device)))
+    image = normalised(pixels.unsqueeze(1).to(device))
+    logits = model(image, one_hot(torch.tensor([number], device=device)).expand(len(image), -1))
     require_numbers(*logits)
-    digits, sums = (output.float().softmax(1).squeeze(0).cpu() for output in logits)
-    return Prediction(digits.argmax().item(), sums.argmax().item(), digits, sums)
+    probabilities = zip(*(output.float().softmax(1).cpu() for output in logits), strict=True)
+    return [Prediction(digit.argmax().item(), total.argmax().item(), digit, total)
+            for digit, total in probabilities]  # fmt: skip
+
+
+def image_files(paths, output, failed):
+    """The image files that the paths name, a list: of a folder its PNG and JPEG files, by name.
+
+    The output, which an earlier run may have put into the folder, is none of them. Where a folder has none
+    or cannot be read, the reason is printed as an error and the folder is added to the list failed.
+    """
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as problem:
+            console.error(UserError(f"cannot read {path}: {problem.strerror}"))
+            failed.append(path)
+            continue
+        inside = [
+            os.path.join(path, name) for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]  # fmt: skip
+        inside = [file for file in inside if not _same_file(file, output)]
+        if not inside:
+            console.error(UserError(f"{path} is a folder without PNG or JPEG files"))
+            failed.append(path)
+        files += inside
+    return files
 
 
 def predict_files(model, files, number, failed):
-    """Predict image files: yields (case, picture) of each, what inference.py --image prints and draws.
+    """Predict image files, of one digit or a page of them: yields (cases, picture) of each file.
 
-    case: a dict of JSON values; picture: a dict for plots.draw_own_images. Where a file cannot be read or
-    does not show one digit, the reason is printed as an error and the file is added to the list failed.
+    cases: a dict of JSON values for each digit, what inference.py --image prints; picture: a dict for
+    plots.draw_own_images. Where a file cannot be read or shows no digit, the reason is printed as an error
+    and the file is added to the list failed.
     """
     for file in console.progress(files, desc="images", delay=2):
         try:
-            case, picture = predict_file(model, file, number)
+            yield predict_file(model, file, number)
         except UserError as problem:
             console.error(problem)
             failed.append(file)
-        else:
-            yield case, picture
 
 
 def predict_file(model, file, number):
-    """(case, picture) of one image file, as predict_files; raises UserError where it cannot be predicted."""
-    original, pixels = images.load_image(file)
-    prediction = predict(model, pixels, number)
-    case = {
-        "file": file,
-        "digit": prediction.digit,
-        "number": number,
-        "sum": prediction.total,
-        "digit_probability": prediction.digit_probabilities.max().item(),
-        "sum_probability": prediction.sum_probabilities.max().item(),
-    }
-    original.thumbnail((480, 480))  # only to be looked at from here on
-    return case, {
-        "file": file,
-        "original": original,
-        "seen": pixels,
-        "number": number,
-        "digit": prediction.digit_probabilities,
-        "sum": prediction.sum_probabilities,
-    }
+    """(cases, picture) of one image file, as predict_files; raises UserError where it cannot be predicted."""
+    original, digits = images.load_page(file)
+    pixels = torch.stack([digit.pixels for digit in digits])
+    predictions, doubts = predict_batch(model, pixels, number), doubts_about(digits)
+    cases = [
+        {
+            "file": file,
+            "line": found.line,
+            "place": found.place,
+            "box": list(found.box),
+            "digit": prediction.digit,
+            "number": number,
+            "sum": prediction.total,
+            "digit_probability": prediction.digit_probabilities.max().item(),
+            "sum_probability": prediction.sum_probabilities.max().item(),
+            "unsure": bool(doubt),
+        }
+        for found, prediction, doubt in zip(digits, predictions, doubts, strict=True)
+    ]
+    picture = {"file": file, "original": original, "number": number, "doubts": doubts}
+    if len(digits) > 1:
+        width = original.width
+        original.thumbnail((1600, 1600))  # only to be looked at from here on
+        return cases, picture | {"scale": original.width / width, "cases": cases}
+    original.thumbnail((480, 480))
+    digit, total = predictions[0][2:]
+    return cases, picture | {"seen": pixels[0], "digit": digit, "sum": total}
+
+
+def doubts_about(digits):
+    """Why the answer to each images.Found is unsure, in words; "" where it is not."""
+    unlike = unlike_digits(torch.stack([digit.pixels for digit in digits])).tolist()
+    return [
+        TOUCHING if digit.touching else NO_DIGIT if each else ""
+        for digit, each in zip(digits, unlike, strict=True)
+    ]
 
 
 def refuse_to_overwrite(files, output):
     """Raise UserError where the output is one of the image files."""
     for file in files:
-        if os.path.exists(file) and os.path.exists(output) and os.path.samefile(file, output):
+        if _same_file(file, output):
             raise UserError(f"--output {output} is one of the images; give it another name")
+
+
+def _same_file(file, other):
+    return os.path.exists(file) and os.path.exists(other) and os.path.samefile(file, other)
 
 
 @torch.no_grad()

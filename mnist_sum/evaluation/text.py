@@ -26,11 +26,28 @@ def _correct(case):
     return case["digit"] == case["predicted_digit"] and case["sum"] == case["predicted_sum"]
 
 
-def image_line(case):
-    """case: a dict with file, digit, number, sum, digit_probability and sum_probability."""
+def image_text(cases, doubts):
+    """An own image: a line for its digit or, of a page of several, a line a digit below those of its lines.
+
+    cases, doubts: as predict.predict_files gives them; of a case the probabilities are fractions.
+    """
+    file = one_line(cases[0]["file"])
+    answers = [_answer(case, doubt) for case, doubt in zip(cases, doubts, strict=True)]
+    if len(cases) == 1:
+        return f"{file}: {answers[0]}"
+    count = cases[-1]["line"]
+    lines = [f"{file}: {len(cases)} digits in {count} line{'s' if count > 1 else ''}"]
+    for case, answer in zip(cases, answers, strict=True):
+        place = f"line {case['line']}" if case["place"] == 1 else ""
+        lines.append(f"  {place:8} {case['place']:3}  {answer}")
+    return "\n".join(lines)
+
+
+def _answer(case, doubt):
     return (
-        f"{one_line(case['file'])}: digit {case['digit']} ({case['digit_probability']:.1%}), "
+        f"digit {case['digit']} ({case['digit_probability']:.1%}), "
         f"{case['digit']} + {case['number']} = {case['sum']} ({case['sum_probability']:.1%})"
+        f"{doubt and f'  {doubt}'}"
     )
 
 

@@ -144,29 +144,75 @@ def draw_predictions(images, predictions, title, path=None):
 
 
 def draw_own_images(cases, path=None):
-    """Own images, a row each: the original, what the network saw, and both outputs' probabilities.
+    """Own images, one below the other.
 
-    cases: dicts with file, original (RGB image), seen (uint8 (28, 28)), number, and digit and sum,
-    the probabilities (10,) and (19,).
+    Of a single digit the original, what the network saw, and both outputs' probabilities; cases: dicts
+    with file, original (RGB image), seen (uint8 (28, 28)), number, doubts (one text, "" where there is
+    none), and digit and sum, the probabilities (10,) and (19,). Of a page of several digits the page with
+    each digit's box, digit and sum; dicts with file, original, number, doubts, cases (dicts with box, digit
+    and sum), and scale, the original's pixels in a pixel of the box.
     """
-    figure = _figure(path, 11, 2.3 * len(cases))
-    grid = figure.subplots(len(cases), 4, squeeze=False, width_ratios=(1.3, 1, 2, 2.6))
-    for (original, seen, digit, total), case in zip(grid, cases, strict=True):
-        original.imshow(case["original"])
-        original.set_title(_short(Path(case["file"]).name, 28), fontsize=9, parse_math=False)
-        seen.imshow(np.asarray(case["seen"]), cmap="gray", vmin=0, vmax=255)
-        seen.set_title("what the network saw", fontsize=9)
-        original.axis("off")
-        seen.axis("off")
-        best_digit, best_sum = int(case["digit"].argmax()), int(case["sum"].argmax())
-        answers = f"digit {best_digit}", f"{best_digit} + {case['number']} = {best_sum}"
-        for axes, (output, colour), answer in zip((digit, total), OUTPUTS, answers, strict=True):
-            bars = axes.bar(range(len(case[output])), case[output], color=colour, alpha=0.35)
-            bars[int(case[output].argmax())].set_alpha(1)
-            axes.set(ylim=(0, 1), xticks=range(len(case[output])))
-            axes.tick_params(labelsize=7)
-            axes.set_title(f"{answer}  ({float(case[output].max()):.1%})", fontsize=10)
+    heights = [_page_size(case["original"])[1] + 0.4 if "cases" in case else 2.3 for case in cases]
+    figure = _figure(path, 11, sum(heights))
+    grid = figure.add_gridspec(len(cases), 4, width_ratios=(1.3, 1, 2, 2.6), height_ratios=heights)
+    for row, case in enumerate(cases):
+        if "cases" in case:
+            _draw_page(figure.add_subplot(grid[row, :]), case)
+        else:
+            _draw_single([figure.add_subplot(grid[row, column]) for column in range(4)], case)
     return _save(figure, path)
+
+
+def _page_size(image):
+    """(width, height) in inches at which a page is drawn."""
+    width, height = image.size
+    scale = min(10.6 / width, 9 / height)
+    return scale * width, scale * height
+
+
+def _draw_single(row, case):
+    """One row of draw_own_images: a single digit."""
+    original, seen, digit, total = row
+    original.imshow(case["original"])
+    original.set_title(_short(Path(case["file"]).name, 28), fontsize=9, parse_math=False)
+    seen.imshow(np.asarray(case["seen"]), cmap="gray", vmin=0, vmax=255)
+    doubt = "".join(case.get("doubts", ()))
+    seen.set_title(doubt or "what the network saw", fontsize=9, color=WRONG if doubt else "black")
+    original.axis("off")
+    seen.axis("off")
+    best_digit, best_sum = int(case["digit"].argmax()), int(case["sum"].argmax())
+    answers = f"digit {best_digit}", f"{best_digit} + {case['number']} = {best_sum}"
+    for axes, (output, colour), answer in zip((digit, total), OUTPUTS, answers, strict=True):
+        bars = axes.bar(range(len(case[output])), case[output], color=colour, alpha=0.35)
+        bars[int(case[output].argmax())].set_alpha(1)
+        axes.set(ylim=(0, 1), xticks=range(len(case[output])))
+        axes.tick_params(labelsize=7)
+        axes.set_title(f"{answer}  ({float(case[output].max()):.1%})", fontsize=10)
+
+
+def _draw_page(axes, case):
+    """One row of draw_own_images: a page of several digits."""
+    axes.imshow(case["original"])
+    axes.axis("off")
+    unsure = sum(map(bool, case["doubts"]))
+    title = f"{len(case['cases'])} digits; blue: the digit, orange: the digit + {case['number']}"
+    title += f"; red, with a question mark: unsure ({unsure})" if unsure else ""
+    axes.set_title(f"{_short(Path(case['file']).name, 40)}: {title}", fontsize=9, parse_math=False)
+    boxes = case["scale"] * np.array([each["box"] for each in case["cases"]])
+    points = 72 * _page_size(case["original"])[0] / case["original"].width  # in a pixel
+    size = float(np.clip(0.3 * points * np.median(boxes[:, 3] - boxes[:, 1]), 5, 13))
+    style = dict(textcoords="offset points", va="bottom", fontsize=size, fontweight="bold",
+                 bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.4))  # fmt: skip
+    for (left, top, right, bottom), each, doubt in zip(boxes, case["cases"], case["doubts"], strict=True):
+        edge = WRONG if doubt else DIGIT
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=edge,
+                                 linestyle="--" if doubt else "-", linewidth=1))  # fmt: skip
+        middle = (left + right) / 2
+        for text, shift, side, colour in (
+            (f"{each['digit']}{'?' if doubt else ''}", -0.3, "right", edge),
+            (f"{each['sum']}", 0.3, "left", SUM),
+        ):
+            axes.annotate(text, (middle, top), (shift * size, 2), ha=side, color=colour, **style)
 
 
 def draw_confusion(digit_counts, sum_counts, title, path=None):

@@ -30,7 +30,8 @@ class Trained(namedtuple("Trained", "path model stored")):
         """The predict.Prediction for an image and a number 0 to 9.
 
         image: the path of a PNG or JPEG file, a PIL image, or a tensor of MNIST's own kind, uint8 (28, 28),
-        white on black. Raises UserError where it is none of these, or shows no single digit.
+        white on black. Raises UserError where it is none of these, or shows no single digit; for a page of
+        several there are images.find_digits and inference.py --image.
         """
         if number not in range(10):
             raise UserError(f"the number to add has to be from 0 to 9, not {number!r:.40}")

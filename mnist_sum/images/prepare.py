@@ -1,4 +1,4 @@
-"""Your own images: a photograph, scan or drawing of one digit -> a 28x28 image like those of MNIST.
+"""One digit on an image -> a 28x28 image like those of MNIST.
 
 MNIST's images are white on black, cropped, fitted into 20x20 with their proportions kept, and centred
 by mass in 28x28 (LeCun, Cortes, Burges). A photograph has to be understood first: where the paper is,
@@ -6,19 +6,13 @@ what on it is ink, and which ink is the digit. All sizes below are in pixels of 
 whose longer side is SIDE, unless they say otherwise.
 """
 
-import os
-import warnings
-
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch.nn.functional import avg_pool2d, max_pool2d
 
 from mnist_sum.console import UserError
 
-FORMATS = ("PNG", "JPEG")
-LARGEST = 50_000_000  # pixels of a file; checked before any of them is decoded
-SMALLEST = 8  # pixels of a file's shorter side
 SIDE = 160
 WIDEST_STROKE = 41  # what is wider than this is no stroke but an area
 FAINTEST = 20  # of 255: ink has to differ from its paper by this much
@@ -34,70 +28,17 @@ UNCLEAR = "there is no clear digit on the page; crop closer to the digit"
 STROKE_WIDTHS = 0.11, 0.2  # of MNIST's digits, thinnest and thickest, as shares of their longer side
 
 
-def load_image(path):
-    """Load one image: path -> (the image (PIL, RGB), what the model sees of it (uint8 (28, 28))).
-
-    Raises UserError, which names the path, as decode() and prepare() do.
-    """
-    image = decode(path)
-    try:
-        return image, prepare(image)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def decode(path):
-    """Decode a PNG or JPEG, a path or an open file, into an RGB image (PIL), turned as its EXIF data says.
-
-    Of an animation the first picture. Transparent parts become white, or black if the visible part is
-    light. Raises UserError where there is no image, or one that is too large, too small or damaged.
-    """
-    if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"cannot read {path}: it is a folder or a device, not a file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of sizes and metadata: checked here
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > LARGEST:
-                    raise Image.DecompressionBombError  # as Pillow does above a limit of its own
-                if min(width, height) < SMALLEST:
-                    raise UserError(f"{path} has {width} x {height} pixels; a digit needs at least "
-                                f"{SMALLEST} x {SMALLEST}")  # fmt: skip
-                image.draft("RGB", (8 * SIDE, 8 * SIDE))  # a JPEG decodes at a fraction of its size
-                image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not a PNG or JPEG image") from None
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} has more than {LARGEST // 10**6} million pixels; scale it down") from None
-    except OSError as error:  # Pillow's own have no strerror: a truncated or damaged file
-        raise UserError(f"cannot read {path}: {error.strerror or 'the image is damaged'}") from None
-    except (SyntaxError, ValueError, EOFError, MemoryError, OverflowError):
-        raise UserError(f"cannot read {path}: the image is damaged") from None
-
-
-def to_rgb(image):
-    """A PIL image of any mode as RGB; transparent parts white, or black if the visible part is light."""
-    if image.mode.startswith(("I", "F")):  # 16 bits; Pillow would cut them off at 255
-        values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray((values / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if not (image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info):
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    *_, alpha = image.split()
-    grey, weight = (np.asarray(part, dtype=np.float32) for part in (image.convert("L"), alpha))
-    light = weight.sum() > 0 and (grey * weight).sum() / weight.sum() > 127
-    transparent = weight.mean() < 254
-    paper = Image.new("RGBA", image.size, "black" if light and transparent else "white")
-    return Image.alpha_composite(paper, image).convert("RGB")
-
-
 def prepare(image):
     """Find the digit on an RGB image (PIL) -> uint8 (28, 28), white on black, like an image of MNIST.
 
     Raises UserError where the page shows nothing, or more than one thing.
     """
+    return single_digit(image)[0]
+
+
+def single_digit(image):
+    """The one digit on an RGB image (PIL) -> (uint8 (28, 28), its box), as prepare() and Found have them."""
+    corner = 0, 0  # of what is looked at, in the image
     for attempt in range(4):
         try:
             ink, digit = _ink_and_digit(_working_copy(image))
@@ -111,12 +52,16 @@ def prepare(image):
             break
         # A small digit on a large page: look again, closer.
         scale, margin = max(image.size) / SIDE, 0.4 * longer
-        image = image.crop((
+        closer = (
             max(0, round((left - margin) * scale)), max(0, round((top - margin) * scale)),
             min(image.width, round((right + margin) * scale)),
             min(image.height, round((bottom + margin) * scale)),
-        ))  # fmt: skip
-    return _as_mnist(ink, digit)
+        )  # fmt: skip
+        corner = corner[0] + closer[0], corner[1] + closer[1]
+        image = image.crop(closer)
+    scale = max(image.size) / SIDE
+    box = [round(side * scale) for side in (left, top, right, bottom)]
+    return as_mnist(ink, digit), tuple(side + start for side, start in zip(box, 2 * corner, strict=True))
 
 
 def _working_copy(image):
@@ -267,7 +212,7 @@ def _stroke_width(mask):
     return 2 * (shape.sum() / outline.sum().clamp(min=1)).item()
 
 
-def _as_mnist(ink, digit):
+def as_mnist(ink, digit):
     """The digit's ink fitted into 20x20, its strokes as wide as MNIST's, centred by mass in 28x28."""
     shape = digit.float()[None]
     stroke = _stroke_width(digit)
