@@ -113,6 +113,7 @@ def _recipe_table():
             f"  {name:15} {recipe.epochs:3} epochs, batch {recipe.batch_size:4}, lr {recipe.learning_rate:g} "
             f"{recipe.schedule}, {recipe.optimizer}, {recipe.split} split, {recipe.numbers} numbers, "
             f"{recipe.augmentation.replace('none', 'no')} augmentation"
+            f"{', averaged weights' if recipe.averaging == 'ema' else ''}"
         )
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ def check(architecture, path, device="cpu", precision="fp32"):
     name, device = architecture.name, torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network, another = (place(architecture.build(), device, False) for _ in range(2))
+        network, another = (place(architecture.build(), device, architecture.channels_last) for _ in range(2))
         _check_state(name, network, another)
         with torch.no_grad():
             for parameter in network.parameters():

@@ -31,13 +31,15 @@ SHOWN = 5  # lines of the user's code, the last ones, where it fails
 class Architecture:
     """What a model is built by: its name, build() -> nn.Module, its Recipe, and the source of an own file.
 
-    name is a registered name, or "FILE.py:NAME" with FILE.py without its folder.
+    name is a registered name, or "FILE.py:NAME" with FILE.py without its folder. channels_last: whether it
+    is fastest in that memory format; never for an own network, since view() on its maps would fail.
     """
 
     name: str
     build: Callable
     recipe: Recipe
     source: bytes | None = None
+    channels_last: bool = False
 
     @property
     def sha256(self):

@@ -15,6 +15,7 @@ CHOICES = {
     "split": ("standard", "pooled", "validation"),
     "numbers": ("fresh", "fixed"),
     "augmentation": ("none", "affine"),
+    "averaging": ("none", "ema"),
 }
 
 
@@ -29,6 +30,7 @@ class Recipe:
                     "validation" (the training images alone, the last 10,000 to choose settings by)
     numbers         "fresh" (a new number for every image in every epoch) or "fixed" (drawn once)
     augmentation    "none" or "affine" (every batch, see augment.py)
+    averaging       "none", or "ema": tested and saved is a moving average of the weights (see training.py)
     weight_decay    of all parameters
     teacher         "none", or the SHA-256 of the checkpoint of the teacher (see runs/distillation.py)
     smallest_batch  what the batch size shrinks to on little data (see default_batch_size)
@@ -42,6 +44,7 @@ class Recipe:
     split: str = "standard"
     numbers: str = "fresh"
     augmentation: str = "none"
+    averaging: str = "none"
     weight_decay: float = 0.0
     teacher: str = "none"
     smallest_batch: int = 16
@@ -67,12 +70,12 @@ RECIPES = {
     # Ours; some settings were chosen on test results, see models/README.md.
     "tiny": Recipe(
         60, 128, 0.25, "onecycle", "nesterov",
-        augmentation="affine", weight_decay=1e-3, smallest_batch=128,
+        augmentation="affine", averaging="ema", weight_decay=1e-3, smallest_batch=128,
     ),
     # Each of the five ensemble members has a fifth of the loss, hence the high rate and the small decay.
     "large": Recipe(
         24, 256, 1.0, "onecycle", "nesterov",
-        augmentation="affine", weight_decay=1e-4, smallest_batch=128,
+        augmentation="affine", averaging="ema", weight_decay=1e-4, smallest_batch=128,
     ),
 }  # fmt: skip
 DEFAULT_MODEL = "tiny"

@@ -10,15 +10,17 @@ one that a single process would take, within rounding; but not with dropout, who
 draws for its own shard.
 """
 
+import copy
 import math
 import time
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mnist_sum import console, models
-from mnist_sum.augment import affine_draws, random_affine
+from mnist_sum.augment import affine, random_matrices
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, batches
 from mnist_sum.evaluation.exhaustive import evaluate
@@ -33,6 +35,8 @@ from mnist_sum.system.randomness import derived_seed, generator
 MOMENTUM = 0.9
 ONECYCLE_START = 1 / 25  # of the peak: the rate of the first step
 ONECYCLE_RISE = 0.3  # of all steps: where the peak is
+AVERAGED_EPOCHS = 0.4  # the moving average's time constant, in epochs
+AVERAGED_SHARE = 1 / 9  # and at most so much of the steps so far, so that the first ones are forgotten soon
 FIGURES = ("digit_loss", "sum_loss", "digit_accuracy", "sum_accuracy")
 ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test") for name in FIGURES))
 
@@ -40,6 +44,9 @@ ROW = ("epoch", "lr", "seconds", *(f"{part}_{name}" for part in ("train", "test"
 @dataclass
 class TrainingState:
     """How a run was set up and how far it has come: what a checkpoint holds.
+
+    raw is the network whose weights the optimizer moves, model the one that is tested and saved: raw
+    itself, or, where the recipe averages, a copy that holds the moving average of raw's weights.
 
     epoch counts finished epochs; step counts the steps done of the one after them, whose sums
     (metrics.no_sums; of several processes, all their sums only once fit has stopped) and seconds are
@@ -51,6 +58,7 @@ class TrainingState:
     recipe: Recipe
     seed: int
     precision: str
+    raw: nn.Module
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
@@ -70,8 +78,9 @@ def new_state(model, recipe, seed, device, precision):
     """A TrainingState before its first step, its weights drawn from the seed; model: see models.find."""
     architecture = models.find(model)
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = place(architecture.build(), device, architecture.source is None)
-    return TrainingState(architecture, recipe, seed, precision, model, make_optimizer(model, recipe))
+    raw = place(architecture.build(), device, architecture.channels_last)
+    model = copy.deepcopy(raw) if recipe.averaging == "ema" else raw
+    return TrainingState(architecture, recipe, seed, precision, raw, model, make_optimizer(raw, recipe))
 
 
 def make_optimizer(model, recipe):
@@ -111,11 +120,11 @@ def fit(state, train_split, test_split):
     """
     if (state.teacher is None) != (state.recipe.teacher == "none"):
         raise UserError("a run and its recipe disagree about whether there is a teacher; set state.teacher")
-    device = next(state.model.parameters()).device
+    device = next(state.raw.parameters()).device
     train_set = MnistSum(train_split, state.seed, state.recipe.numbers, device)
     test_set = MnistSum(test_split[shard(len(test_split))], device=device)
     check_batch_size(state, len(train_set))
-    model = wrapped_in_ddp(synchronised(state.model))
+    model = wrapped_in_ddp(synchronised(state.raw))
     while state.epoch < state.recipe.epochs:
         started = time.perf_counter() - state.seconds
         rate, stopped = train_epoch(state, model, train_set)
@@ -135,7 +144,7 @@ def fit(state, train_split, test_split):
 def train_epoch(state, model, train_set):
     """Do the remaining steps of the current epoch.
 
-    model is state.model or, with several processes, what is wrapped around it. Returns the rate of the
+    model is state.raw or, with several processes, what is wrapped around it. Returns the rate of the
     epoch's first step, and whether a stop signal came before the epoch was done.
 
     Nothing in a step waits for the device, so a GPU always has its next step to do. That is why
@@ -147,31 +156,39 @@ def train_epoch(state, model, train_set):
     first, steps = state.epoch * len(parts), state.recipe.epochs * len(parts)
     if state.sums is None or rank() > 0:  # what was before a stop is for rank 0 to count
         state.sums = no_sums(device)
+    average, matrices = moving_average(state), None
+    if state.recipe.augmentation == "affine":
+        draws = generator(state.seed, "affine", state.epoch)
+        matrices = random_matrices(len(train_set), draws, device)
     model.train()
     bar = {"desc": f"epoch {state.epoch + 1}/{state.recipe.epochs}", "initial": state.step, "unit": "batch"}
     stopped = False
     for batch in console.progress(parts[state.step :], total=len(parts), **bar):
         state.optimizer.param_groups[0]["lr"] = learning_rate(state.recipe, first + state.step, steps)
-        train_step(state, model, train_set, batch)
+        train_step(state, model, train_set, batch, matrices)
+        if average is not None:
+            update_average(*average, first + state.step, len(parts))
         state.step += 1
         if (stop_signal := any_stop_signal(state.stop_signal)) is not None:
             state.stop_signal, stopped = stop_signal, True
             break
     all_reduce(state.sums)
-    tensors = [state.sums, *state.model.state_dict().values()]
+    tensors = [state.sums, *state.raw.state_dict().values()]
     tensors += [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     finite = all(torch.isfinite(tensor).all() for tensor in tensors)
     require_finite(finite, "the loss or the weights are no longer finite in", state)
     return learning_rate(state.recipe, first, steps), stopped
 
 
-def train_step(state, model, train_set, batch):
-    """One step on the images of index batch (B,): forward pass, loss, backward pass, update, sums."""
+def train_step(state, model, train_set, batch, matrices=None):
+    """One step on the images of index batch (B,): forward pass, loss, backward pass, update, sums.
+
+    matrices: the affine map of each image of the train_set in this epoch, or None.
+    """
     device, mine = batch.device, shard(len(batch))
     (image, number), (digit, total) = train_set[batch[mine]]
-    if state.recipe.augmentation == "affine":
-        draws = generator(state.seed, "affine", state.epoch, state.step)
-        image = random_affine(image, affine_draws(len(batch), draws, device)[:, mine])
+    if matrices is not None:
+        image = affine(image, matrices[batch[mine]])
     # torch.manual_seed also asks devices that are not there, and takes half a millisecond for it.
     dropout = torch.cuda if device.type == "cuda" else torch.default_generator
     dropout.manual_seed(derived_seed(state.seed, "dropout", state.epoch, state.step) + rank())
@@ -179,13 +196,36 @@ def train_step(state, model, train_set, batch):
         digit_logits, sum_logits = model(image, number)
     loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
     if state.teacher is not None:
-        teacher_logits = state.teacher.logits(batch[mine], number)
+        with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
+            teacher_logits = state.teacher.logits(image, number)
         loss = distillation_loss(loss, (digit_logits, sum_logits), teacher_logits)
     state.optimizer.zero_grad(set_to_none=True)
     # Gradients are averaged over the processes and have to be averaged over the images.
     (loss * (len(digit) * size() / len(batch))).backward()
     state.optimizer.step()
     state.sums += batch_sums(digit_loss, sum_loss, digit_logits, sum_logits, digit, total)
+
+
+def moving_average(state):
+    """(averaged, raw): the numbers, parameters and batch-norm statistics, of state.model and state.raw.
+
+    A pair of equally long lists of tensors, or None where the recipe does not average. Without the statistics
+    of the same steps, averaged weights would not fit theirs.
+    """
+    if state.model is state.raw:
+        return None
+    tensors = ((*each.parameters(), *each.buffers()) for each in (state.model, state.raw))
+    return tuple([tensor for tensor in each if tensor.is_floating_point()] for each in tensors)
+
+
+def update_average(averaged, raw, done, steps):
+    """Move the averaged numbers towards the raw ones, after `done` earlier steps, of so many an epoch.
+
+    An exponential moving average, whose time constant grows with the run (polynomial decay, Shamir and
+    Zhang 2013) up to AVERAGED_EPOCHS: so it forgets the first steps soon.
+    """
+    constant = max(1, min(AVERAGED_EPOCHS * steps, AVERAGED_SHARE * done + 1))
+    get_ema_multi_avg_fn(1 - 1 / constant)(averaged, raw, None)
 
 
 def require_finite(finite, problem, state):

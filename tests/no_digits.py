@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
-from mnist_sum import images
+from mnist_sum.images.prepare import INK, as_mnist
 from tests.handwriting import _curve as curve
 
 SIDE = 160  # pixels of a drawing
@@ -469,14 +469,14 @@ def ink_of(kind, part, rng, digits=None):
     draw = KINDS[kind][0] if isinstance(kind, str) else kind
     while True:
         ink = draw(part, rng, digits)
-        if SMALLEST < (ink > images.INK).mean() < LARGEST:
+        if SMALLEST < (ink > INK).mean() < LARGEST:
             return ink
 
 
 def prepared(ink):
     """The ink as a user's image would be: uint8 (28, 28)."""
     ink = avg_pool2d(torch.from_numpy(np.ascontiguousarray(ink))[None], 3, stride=1, padding=1)[0]
-    return images._as_mnist(ink, ink > images.INK)
+    return as_mnist(ink, ink > INK)
 
 
 def make(kind, part, count, seed, digits=None):

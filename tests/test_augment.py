@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.nn.functional import affine_grid, grid_sample
 
 from mnist_sum import augment
-from mnist_sum.augment import affine_draws, random_affine
+from mnist_sum.augment import affine, affine_matrices, random_matrices
 from mnist_sum.dataset import BACKGROUND, MEAN, STD
 from mnist_sum.system.randomness import generator
 
@@ -16,19 +17,19 @@ def images():
 
 
 def augmented(images, *key):
-    return random_affine(images, affine_draws(len(images), generator(*key), images.device))
+    return affine(images, random_matrices(len(images), generator(*key), images.device))
 
 
 def test_augmentation_is_a_pure_function_of_the_generator(images):
-    first = augmented(images, 1, "affine", 2, 3)
-    assert torch.equal(first, augmented(images, 1, "affine", 2, 3))
-    assert not torch.equal(first, augmented(images, 1, "affine", 2, 4))
+    first = augmented(images, 1, "affine", 2)
+    assert torch.equal(first, augmented(images, 1, "affine", 2))
+    assert not torch.equal(first, augmented(images, 1, "affine", 3))
 
 
-def test_draws_lie_between_minus_one_and_one():
-    draws = affine_draws(1000, generator(0, "affine"), torch.device("cpu"))
-    assert draws.shape == (6, 1000)
-    assert -1 <= draws.min() < -0.99 and 0.99 < draws.max() < 1
+def test_random_matrices_reach_every_amount_in_either_direction_and_no_further():
+    *_, shift = random_matrices(1000, generator(0, "affine"), torch.device("cpu")).unbind(2)
+    assert 0.99 * augment.SHIFT < shift.max() < augment.SHIFT
+    assert -augment.SHIFT <= shift.min() < -0.99 * augment.SHIFT
 
 
 def test_every_image_gets_its_own_transformation(images):
@@ -45,12 +46,20 @@ def test_padding_is_background_and_the_ink_is_about_conserved(images):
     assert ((ink / before - 1).abs() < (1 + augment.SCALE) ** 2 * 1.1 - 1).all()
 
 
-def test_draws_of_zero_leave_the_images_unchanged(images):
-    torch.testing.assert_close(random_affine(images, torch.zeros(6, 8)), images, atol=1e-4, rtol=0)
+def test_amounts_of_zero_leave_the_images_unchanged(images):
+    same = affine(images, affine_matrices(torch.zeros(6, 8)))
+    torch.testing.assert_close(same, images, atol=1e-4, rtol=0)
 
 
 def test_a_shift_by_whole_pixels_moves_the_ink_left_and_up(images, monkeypatch):
     monkeypatch.setattr(augment, "SHIFT", 2 / 14)
     draws = torch.tensor([0.0, 0, 0, 0, 1, 1]).unsqueeze(1).expand(6, 8)
-    moved = random_affine(images, draws)
+    moved = affine(images, affine_matrices(draws))
     torch.testing.assert_close(moved[..., :-2, :-2], images[..., 2:, 2:], atol=1e-4, rtol=0)
+
+
+def test_it_is_the_map_that_affine_grid_makes_of_the_same_matrices(images):
+    matrices = random_matrices(8, generator(5, "affine"), images.device)
+    grid = affine_grid(matrices, list(images.shape), align_corners=False)
+    expected = grid_sample(images - BACKGROUND, grid, align_corners=False) + BACKGROUND
+    torch.testing.assert_close(affine(images, matrices), expected, atol=1e-4, rtol=0)

@@ -100,18 +100,20 @@ def test_a_stopped_run_comes_back_bit_for_bit(name, few, tmp_path):
     for field in ("model_name", "recipe", "seed", "precision", "epoch", "step", "seconds", "history"):
         assert getattr(loaded, field) == getattr(state, field), field
     assert (content["data"], content["data_dir"]) == (checkpoint.describe_data(few), "a/folder")
-    assert bits(dict(loaded.model.state_dict())) == bits(dict(state.model.state_dict()))
+    for ours, saved in ((loaded.model, state.model), (loaded.raw, state.raw)):
+        assert bits(dict(ours.state_dict())) == bits(dict(saved.state_dict()))
     assert bits(loaded.optimizer.state_dict()["state"]) == bits(state.optimizer.state_dict()["state"])
     assert bits(loaded.sums) == bits(state.sums)
 
 
-def test_a_finished_run_is_saved_without_the_optimizers_state(few, tmp_path):
-    state, path = stopped_state("compact", few), tmp_path / "checkpoint.safetensors"
+@pytest.mark.parametrize("name", ["compact", "tiny"])
+def test_a_finished_run_is_saved_without_what_only_training_needs(name, few, tmp_path):
+    state, path = stopped_state(name, few), tmp_path / "checkpoint.safetensors"
     list(training.fit(state, few.train, few.test))
     checkpoint.save(path, state, checkpoint.describe_data(few))
     loaded, content = checkpoint.load_state(path, CPU)
     saved = path.read_bytes()
-    assert (content["epoch"], content["optimizer"], content["sums"]) == (2, {}, None)
+    assert (content["epoch"], content["raw"], content["optimizer"], content["sums"]) == (2, {}, {}, None)
     assert bits(dict(loaded.model.state_dict())) == bits(dict(state.model.state_dict()))
     checkpoint.save(path, loaded, checkpoint.describe_data(few))
     assert path.read_bytes() == saved

@@ -18,7 +18,7 @@ from mnist_sum.dataset import MnistSum, batches, normalised, one_hot
 from mnist_sum.loss import TEACHER_SHARE, TEMPERATURE, distillation_loss
 from mnist_sum.models.exact_addition import add_exactly
 from mnist_sum.recipes import RECIPES
-from mnist_sum.runs import checkpoint, distillation, folder
+from mnist_sum.runs import checkpoint, folder
 from mnist_sum.runs.distillation import Teacher, load_teacher
 from mnist_sum.training import fit, new_state
 
@@ -68,25 +68,21 @@ def test_the_gradient_vanishes_only_where_the_student_equals_the_teacher(equal):
 
 
 @pytest.mark.parametrize("name", ["tiny", "compact"])
-def test_teacher_logits_are_the_models_digit_logits_added_exactly(name, few, monkeypatch):
-    monkeypatch.setattr(distillation, "IMAGES_AT_ONCE", 10)
+def test_teacher_logits_are_the_models_digit_logits_added_exactly(name, few):
     torch.manual_seed(1)
     model = models.build(name).eval()
-    (image, number), _ = MnistSum(few.train)[torch.arange(len(few.train))]
-    index = torch.tensor([5, 0, 7])
-    digit_logits = model(image[index], number[index])[0].detach()
-    expected = digit_logits, add_exactly(digit_logits, number[index])
-    computed = Teacher(model, few.train.images).logits(index, number[index])
-    for one, other in zip(computed, expected, strict=True):
-        torch.testing.assert_close(one, other)
-        assert not one.requires_grad
+    (image, number), _ = MnistSum(few.train)[torch.tensor([5, 0, 7])]
+    digit_logits = model(image, number)[0].detach()
+    expected = digit_logits, add_exactly(digit_logits, number)
+    for one, other in zip(Teacher(model).logits(image, number), expected, strict=True):
+        assert torch.equal(one, other) and not one.requires_grad
 
 
 def distilled_state(few, epochs):
     torch.manual_seed(1)
     recipe = RECIPES["tiny"].overridden(epochs=epochs, batch_size=16, teacher=64 * "0")
     state = new_state("tiny", recipe, 0, CPU, "fp32")
-    state.teacher = Teacher(models.build("compact").eval(), few.train.images)
+    state.teacher = Teacher(models.build("compact").eval())
     return state
 
 
@@ -101,18 +97,21 @@ def test_fit_refuses_a_state_and_a_recipe_that_disagree_about_the_teacher(lackin
         next(fit(state, few.train, few.test))
 
 
-def test_every_step_has_the_labels_and_the_teachers_logits_of_its_own_images(few, monkeypatch):
-    state, steps = distilled_state(few, epochs=2), []
+def test_every_step_has_the_labels_and_the_teachers_logits_of_the_images_the_student_sees(few, monkeypatch):
+    state, steps, seen = distilled_state(few, epochs=2), [], []
 
     def noted(loss, logits, teacher_logits):
         steps.append((loss.item(), logits[0].detach(), teacher_logits[0]))
         return distillation_loss(loss, logits, teacher_logits)
 
     monkeypatch.setattr(training, "distillation_loss", noted)
+    state.raw.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs))
     list(fit(state, few.train, few.test))
     parts = [part for epoch in (0, 1) for part in batches(len(few.train), 16, state.seed, epoch)]
-    for part, (loss, (logits,), teacher_logits) in zip(parts, steps, strict=True):
-        assert torch.equal(teacher_logits, state.teacher.digit_logits[part])
+    for part, (image, number), step in zip(parts, seen, steps, strict=True):
+        loss, (logits,), teacher_logits = step
+        assert not torch.equal(image, normalised(few.train.images[part].unsqueeze(1)))  # augmented
+        assert torch.equal(teacher_logits, state.teacher.logits(image, number)[0])
         # Twice: tiny's loss of the sum is that of the digit.
         assert loss == pytest.approx(2 * cross_entropy(logits, few.train.digits[part]).item(), rel=1e-4)
 
@@ -120,10 +119,10 @@ def test_every_step_has_the_labels_and_the_teachers_logits_of_its_own_images(few
 def test_a_teacher_changes_the_weights_that_are_trained(few):
     distilled, plain = distilled_state(few, epochs=1), distilled_state(few, epochs=1)
     plain.teacher, plain.recipe = None, dataclasses.replace(plain.recipe, teacher="none")
-    assert bits(distilled.model.state_dict()) == bits(plain.model.state_dict())
+    assert bits(distilled.raw.state_dict()) == bits(plain.raw.state_dict())
     for state in (distilled, plain):
         list(fit(state, few.train, few.test))
-    assert bits(distilled.model.state_dict()) != bits(plain.model.state_dict())
+    assert bits(distilled.raw.state_dict()) != bits(plain.raw.state_dict())
 
 
 def train(**settings):
@@ -142,11 +141,11 @@ def teacher_file(few, monkeypatch, tmp_path):
     return tmp_path / "teacher" / folder.CHECKPOINT
 
 
-def test_a_loaded_teacher_predicts_the_training_images(teacher_file, few):
+def test_a_loaded_teacher_has_the_logits_of_its_checkpoint(teacher_file, few):
     teacher, sha256 = load_teacher(teacher_file, few, CPU)
     model, stored = checkpoint.load_model(teacher_file, CPU)
-    expected = model(normalised(few.train.images.unsqueeze(1)), one_hot(few.train.digits))[0].detach()
-    torch.testing.assert_close(teacher.digit_logits, expected)
+    image, number = normalised(few.train.images.unsqueeze(1)), one_hot(few.train.digits)
+    assert torch.equal(teacher.logits(image, number)[0], model(image, number)[0].detach())
     assert (teacher.content, sha256) == (teacher_file.read_bytes(), stored["sha256"])
 
 

@@ -129,7 +129,7 @@ def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(monkeypat
 WORKER = """  # what the fixture `results` runs
 import sys
 import torch
-from mnist_sum import data, metrics, training
+from mnist_sum import data, metrics, models, training
 from mnist_sum.recipes import RECIPES
 from mnist_sum.runs.distillation import Teacher
 from mnist_sum.system import processes
@@ -145,12 +145,12 @@ def trained(name, images, distilled=False, dropout=None, **overrides):
     split = data.Split(pixels, torch.randint(10, (images,), generator=noise))
     recipe = RECIPES[name].overridden(epochs=2, batch_size=24, **overrides)
     state = training.new_state(name, recipe, 3, torch.device("cpu"), "fp32")
-    for module in state.model.modules():
+    for module in state.raw.modules():
         if dropout is not None and isinstance(module, torch.nn.Dropout):
             module.p = dropout
     if distilled:
-        state.teacher = Teacher(state.model, pixels)
-        state.teacher.digit_logits = 9 * torch.randn(images, 10, generator=noise)  # each image its own
+        torch.manual_seed(7)
+        state.teacher = Teacher(models.build("compact").eval())
         state.recipe = recipe.overridden(teacher=64 * "0")
     keys = list(state.model.state_dict())
     rows = [[row[key] for key in training.ROW if key != "seconds"]

@@ -10,7 +10,7 @@ from stress.outcome import bits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_sum import dataset, loss, models, training
-from mnist_sum.augment import random_affine
+from mnist_sum.augment import affine
 from mnist_sum.console import UserError
 from mnist_sum.recipes import RECIPES
 from mnist_sum.runs import checkpoint
@@ -68,17 +68,16 @@ def test_training_learns_what_there_is_to_learn(few):
 
 
 @pytest.mark.parametrize("augmentation", ["none", "affine"])
-def test_every_batch_is_augmented_where_the_recipe_says_so(augmentation, few, monkeypatch):
-    largest = []
+def test_every_image_is_augmented_in_every_epoch_where_the_recipe_says_so(augmentation, few, monkeypatch):
+    seen = []
 
-    def noted(images, draws):
-        largest.append(draws.abs().max().item())
-        return random_affine(images, draws)
+    def noted(images, matrices):
+        seen.extend(map(tuple, matrices.flatten(1).tolist()))
+        return affine(images, matrices)
 
-    monkeypatch.setattr(training, "random_affine", noted)
-    list(fit(small_state("tiny", epochs=1, augmentation=augmentation), few.train, few.test))
-    assert len(largest) == (0 if augmentation == "none" else len(few.train) / 16)
-    assert all(0.9 < draw <= 1 for draw in largest)
+    monkeypatch.setattr(training, "affine", noted)
+    list(fit(small_state("tiny", epochs=2, augmentation=augmentation), few.train, few.test))
+    assert len(seen) == len(set(seen)) == (0 if augmentation == "none" else 2 * len(few.train))
 
 
 @pytest.mark.parametrize("reloaded", [False, True], ids=["kept in memory", "saved and loaded"])
@@ -86,10 +85,10 @@ def test_every_batch_is_augmented_where_the_recipe_says_so(augmentation, few, mo
 def test_a_run_stopped_after_any_step_resumes_bit_identically(name, reloaded, few, tmp_path):
     train, path = few.train.first(48), tmp_path / "c.safetensors"  # three steps an epoch
     torch.manual_seed(1)
-    teacher = Teacher(models.build("compact").eval(), train.images) if name == "distilled" else None
+    teacher = Teacher(models.build("compact").eval()) if name == "distilled" else None
 
     def trained(stops):
-        """(weights, optimizer, rows) of a run that a signal stops in each of these (epoch, step)."""
+        """(weights, raw ones, optimizer, rows) of a run that a signal stops after each of these steps."""
         overrides = {} if teacher is None else {"teacher": 64 * "0"}
         state = small_state("tiny" if teacher else name, **overrides)
         while True:
@@ -99,7 +98,8 @@ def test_a_run_stopped_after_any_step_resumes_bit_identically(name, reloaded, fe
             hook.remove()
             if state.stop_signal is None:
                 assert stops == []
-                return bits(state.model.state_dict()), bits(state.optimizer.state_dict()), state.history
+                weights = [bits(model.state_dict()) for model in (state.model, state.raw)]
+                return *weights, bits(state.optimizer.state_dict()), state.history
             state.stop_signal = None
             if reloaded:
                 checkpoint.save(path, state, checkpoint.describe_data(few))

@@ -14,8 +14,7 @@ from mnist_sum.evaluation.occlusion import occlusion_maps
 from mnist_sum.system.randomness import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder
-TOUCHING = "touching: perhaps several digits"
-UNLIKE = "perhaps no digit"
+TOUCHING, NO_DIGIT = "touching: perhaps several digits", "perhaps no digit"
 
 
 class Prediction(namedtuple("Prediction", "digit total digit_probabilities sum_probabilities")):
@@ -121,8 +120,10 @@ def predict_file(model, file, number):
 def doubts_about(digits):
     """Why the answer to each images.Found is unsure, in words; "" where it is not."""
     unlike = unlike_digits(torch.stack([digit.pixels for digit in digits])).tolist()
-    return [TOUCHING if digit.touching else UNLIKE if other else ""
-            for digit, other in zip(digits, unlike, strict=True)]  # fmt: skip
+    return [
+        TOUCHING if digit.touching else NO_DIGIT if each else ""
+        for digit, each in zip(digits, unlike, strict=True)
+    ]
 
 
 def refuse_to_overwrite(files, output):

@@ -51,7 +51,7 @@ def find(model):
     def build():
         return getattr(import_module(f"mnist_sum.models.{module}"), attribute)()
 
-    return Architecture(model, build, RECIPES[model])
+    return Architecture(model, build, RECIPES[model], channels_last=model != "tiny")
 
 
 def build(name):

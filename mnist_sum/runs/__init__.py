@@ -61,8 +61,6 @@ class Run:
                      f"{len(self.data.test):,} test images")  # fmt: skip
         console.note(f"model: {state.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
                      f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {state.seed}")  # fmt: skip
-        if state.teacher is not None:
-            console.note("teacher: computing the logits of all training images")
         console.note(f"run: {self.path}")
         if summary:
             from mnist_sum.figures.layers import layer_table

@@ -1,15 +1,17 @@
 """Checkpoints: a safetensors file, which holds tensors and text and cannot express code.
 
-Tensors: `model.NAME` as the model's state_dict() names them, `optimizer.INDEX.NAME`, `history`, a row of
-training.ROW for each epoch, and in the middle of an epoch `sums`. The header's metadata has one key,
-`mnist_sum`, with the rest as JSON text; in it stands the SHA-256 of all other content, so that one
-flipped bit is noticed. Any other program reads the weights so:
+Tensors: `model.NAME` as the model's state_dict() names them; `history`, a row of training.ROW for each
+epoch; until the last epoch is done `optimizer.INDEX.NAME` and, where the model is a moving average,
+`raw.NAME`, the weights that the optimizer moves; and in the middle of an epoch `sums`. The header's
+metadata has one key, `mnist_sum`, with the rest as JSON text; in it stands the SHA-256 of all other
+content, so that one flipped bit is noticed. Any other program reads the weights so:
 
     from safetensors import safe_open
     with safe_open("checkpoint.safetensors", "pt") as file:
         weights = {name[6:]: file.get_tensor(name) for name in file.keys() if name.startswith("model.")}
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -58,6 +60,8 @@ def save(path, state, data, data_dir=None):
     tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     if state.epoch < state.recipe.epochs:  # a finished run has no step to do that would need momenta
         tensors |= _flat(state.optimizer.state_dict()["state"])
+        if state.raw is not state.model:
+            tensors |= {f"raw.{name}": tensor for name, tensor in state.raw.state_dict().items()}
     if state.sums is not None:
         tensors["sums"] = state.sums
     rows = [[row[name] for name in ROW] for row in state.history]
@@ -135,7 +139,7 @@ def read_file(path, own=()):
 def load(path, content=None, own=()):
     """The checkpoint at path as a dict whose every field has been checked.
 
-    Its keys are those of TYPES, sha256, architecture, model {name: tensor}, optimizer {index: {name:
+    Its keys are those of TYPES, sha256, architecture, model and raw {name: tensor}, optimizer {index: {name:
     tensor}}, sums (a tensor or None) and history (a list of rows). content: the file's bytes, where they
     have been read already. own: the Architectures of the user's own networks; no checkpoint has one imported.
     Raises UserError, whose one line names the path and the first thing wrong.
@@ -151,14 +155,17 @@ def load_model(path, device, content=None, own=()):
     stored = load(path, content, own)
     model = stored["architecture"].build()
     model.load_state_dict(stored["model"])
-    return place(model, device, stored["architecture"].source is None).eval(), stored
+    return place(model, device, stored["architecture"].channels_last).eval(), stored
 
 
 def load_state(path, device, own=()):
     """(a TrainingState on the device, ready for fit(), and the checked checkpoint) of the file at path."""
     model, stored = load_model(path, device, own=own)
-    recipe = Recipe(**stored["recipe"])
-    optimizer = make_optimizer(model, recipe)
+    recipe, raw = Recipe(**stored["recipe"]), model
+    if stored["raw"]:
+        raw = copy.deepcopy(model)
+        raw.load_state_dict(stored["raw"])
+    optimizer = make_optimizer(raw, recipe)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": stored["optimizer"], "param_groups": groups})
     for parameter, entry in optimizer.state.items():  # in the parameter's memory format, as fused
@@ -170,6 +177,7 @@ def load_state(path, device, own=()):
         **{name: stored[name] for name in ("architecture", "seed", "precision", "epoch", "step")},
         **{name: stored[name] for name in ("seconds", "history")},
         recipe=recipe,
+        raw=raw,
         model=model,
         optimizer=optimizer,
         sums=None if sums is None else sums.to(device),
@@ -234,6 +242,8 @@ def _checked(tensors, text, own):
     expected |= {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
     if step > 0:
         expected["sums"] = no_sums("cpu")
+    if recipe.averaging == "ema" and epoch < recipe.epochs:
+        expected |= {f"raw.{key}": tensor for key, tensor in model.state_dict().items()}
     if epoch + step > 0 and epoch < recipe.epochs:
         expected |= _flat(_optimizer_state(model, recipe))
     _check_tensors(tensors, expected)
@@ -250,7 +260,10 @@ def _checked(tensors, text, own):
     return {
         **text,
         "architecture": architecture,
-        "model": {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("model.")},
+        **{
+            part: {key[len(part) + 1 :]: tensors[key] for key in tensors if key.startswith(f"{part}.")}
+            for part in ("model", "raw")
+        },
         "optimizer": optimizer,
         "sums": tensors.get("sums"),
         "history": [dict(zip(ROW, (int(number), *row), strict=True)) for number, *row in rows],

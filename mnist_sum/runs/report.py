@@ -83,11 +83,15 @@ SPLITS = {
     "validation": "the training images alone, the last sixth for validation; the test images were not used",
 }
 TEACHER = f"""
-This run has a teacher (knowledge distillation): a trained model that predicted every training image once,
-without augmentation. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
+This run has a teacher (knowledge distillation): a trained model that predicts every training image, too,
+as this one sees it in that step. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
 {TEACHER_SHARE * TEMPERATURE:.1f} times two against the teacher's probabilities, with all logits divided by
 {TEMPERATURE:g}. The sum's are computed from the teacher's digit logits; its sum output is not used.
 """
+AVERAGING = {
+    "none": "",
+    "ema": "\n\nWhat is tested and saved is a moving average of the weights that the optimizer moves.",
+}
 AUGMENTATIONS = {
     "none": "Images are used as they are.",
     "affine": "Every training image is rotated, scaled, sheared and shifted, by up to "
@@ -163,6 +167,7 @@ def run_report(state, data, environment):
             architecture=_architecture(state),
             layer_table=layer_table(state.model),
             settings="\n".join(f"| {name} | {value} |" for name, value in dataclasses.asdict(recipe).items()),
+            averaging=AVERAGING[recipe.averaging],
             seconds=sum(row["seconds"] for row in state.history),
             teacher="" if recipe.teacher == "none" else TEACHER,
             log=log,

@@ -46,11 +46,8 @@ def choose_precision(requested, device):
     return "bf16" if native else "fp32"
 
 
-def place(model, device, channels_last=True):
-    """Move the model to the device, in the memory format that is fastest there; returns it.
-
-    channels_last: not for a network that may call view() on its maps, which then are not contiguous.
-    """
+def place(model, device, channels_last):
+    """Move the model to the device, in this memory format or in PyTorch's own; returns it."""
     return model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
 
 

@@ -258,7 +258,8 @@ def fit(state, content, kinds):
 
 def kinds_of(state):
     """{name: (shape, type)} of its weights and optimizer state; False for one that is not finite."""
-    groups = {"model": state.model.state_dict(), **state.optimizer.state_dict()["state"]}
+    groups = {"model": state.model.state_dict(), "raw": state.raw.state_dict()}
+    groups |= state.optimizer.state_dict()["state"]
     tensors = {f"{group}.{name}": tensor for group in groups for name, tensor in groups[group].items()}
     return {name: bool(t.isfinite().all()) and (t.shape, t.dtype) for name, t in tensors.items()}
 
