@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from mnist_sum.console import UserError
 from mnist_sum.images.prepare import as_mnist, single_digit
 
-SIDE = 1600
+SIDE, LEAST = 1600, 200  # an image that is smaller is enlarged
 MOST = 200  # digits on a page
 TOO_MANY = f"there are more than {MOST} shapes on the page; photograph a part of it"
 
@@ -38,6 +38,8 @@ WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this
 SMALLEST, FLATTEST = 0.5, 0.25  # of the usual height: a digit's longer side, and its height
 TALLEST, WIDEST = 2.2, 5.0  # of the usual height: what is taller or wider are no digits, touching or not
 CONTRAST = 20  # of 255: between a digit and the paper around it
+WIDEST_STROKE = 0.06  # of the longer side, on a page of several digits
+PARTS = 3  # of a single digit with wider strokes
 RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
 PREPARED = 100  # the longer side from which a digit is scaled to 28x28
 EIGHT = np.ones((3, 3))  # a pixel's neighbours
@@ -65,17 +67,21 @@ def find_digits(image):
 
     A single one is prepared as prepare() does. Raises UserError where there is none, or more than MOST.
     """
-    shapes, scale = _digits_of(image)
+    shapes, scale, dark = _digits_of(image)
     if len(shapes) > MOST:
         raise UserError(TOO_MANY)
-    tallest = max((shape.height for shape in shapes), default=0)
-    if sum(shape.height > RIVAL * tallest for shape in shapes) < 2:
-        try:
-            pixels, box = single_digit(image)
-            return [Found(1, 1, box, pixels, False)]
-        except UserError:
-            if not shapes:
-                raise
+    try:
+        single = single_digit(image)
+    except UserError:
+        if not shapes:
+            raise
+    else:
+        tallest = max((shape.height for shape in shapes), default=0)
+        alone = sum(shape.height > RIVAL * tallest for shape in shapes) < 2
+        # Of strokes wider than a page's, parts are found, or what they enclose, which is of the other colour.
+        thick = single.stroke > WIDEST_STROKE * max(image.size)
+        if alone or thick and (len(shapes) <= PARTS or single.dark != dark):
+            return [Found(1, 1, single.box, single.pixels, False)]
     found = []
     for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
         for place, shape in enumerate((shapes[member] for member in members), 1):
@@ -183,8 +189,9 @@ class _Shape:
 
 
 def _digits_of(image):
-    """The digits on the image, a list of _Shape in no order; the image's pixels in one of their boxes'."""
-    scale = max(1, max(image.size) / SIDE)
+    """The digits on the image, a list of _Shape in no order; how many pixels of the image are one of their
+    boxes'; and whether they are dark on light."""
+    scale = max(image.size) / min(SIDE, max(LEAST, *image.size))
     size = [max(1, round(side / scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
@@ -194,7 +201,7 @@ def _digits_of(image):
     for view in (pixels, 255 - pixels):
         kinds.append([(_contrast(pixels, shape), shape) for shape in _digits(_ink(view))])
     digits = max(kinds, key=lambda kind: sum(contrast / s.thickness for contrast, s in kind))
-    return [shape for contrast, shape in digits if contrast > CONTRAST], scale
+    return [shape for contrast, shape in digits if contrast > CONTRAST], scale, digits is kinds[0]
 
 
 def _ink(pixels):

@@ -6,6 +6,8 @@ what on it is ink, and which ink is the digit. All sizes below are in pixels of 
 whose longer side is SIDE, unless they say otherwise.
 """
 
+from collections import namedtuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -33,15 +35,20 @@ def prepare(image):
 
     Raises UserError where the page shows nothing, or more than one thing.
     """
-    return single_digit(image)[0]
+    return single_digit(image).pixels
+
+
+class Single(namedtuple("Single", "pixels box stroke dark")):
+    """The one digit on an image: pixels and box as images.Found has them, the mean width of its strokes in
+    pixels of the image, and whether it is dark on light."""
 
 
 def single_digit(image):
-    """The one digit on an RGB image (PIL) -> (uint8 (28, 28), its box), as prepare() and Found have them."""
+    """The one digit on an RGB image (PIL) -> its Single; raises UserError as prepare() does."""
     corner = 0, 0  # of what is looked at, in the image
     for attempt in range(4):
         try:
-            ink, digit = _ink_and_digit(_working_copy(image))
+            ink, digit, dark = _ink_and_digit(_working_copy(image))
         except UserError:
             if attempt == 0:
                 raise
@@ -61,7 +68,8 @@ def single_digit(image):
         image = image.crop(closer)
     scale = max(image.size) / SIDE
     box = [round(side * scale) for side in (left, top, right, bottom)]
-    return as_mnist(ink, digit), tuple(side + start for side, start in zip(box, 2 * corner, strict=True))
+    box = tuple(side + start for side, start in zip(box, 2 * corner, strict=True))
+    return Single(as_mnist(ink, digit), box, _stroke_width(digit) * scale, dark)
 
 
 def _working_copy(image):
@@ -74,7 +82,8 @@ def _working_copy(image):
 
 
 def _ink_and_digit(pixels):
-    """The ink, float (height, width) in [0, 1], and the mask of the digit in it, bool (height, width).
+    """The ink, float (height, width) in [0, 1], the mask of the digit in it, bool (height, width), and
+    whether it is dark on light.
 
     Dark strokes on light paper and light ones on dark are both tried. The holes of a digit look like
     strokes of the other kind, but they are as bright as what lies around the digit. So the kind that
@@ -94,14 +103,14 @@ def _ink_and_digit(pixels):
                 continue
             contrast = _contrast(pixels, digit).item()
             if _longer_side(digit) >= smallest and contrast >= faintest:
-                candidates.append((contrast, scaled, digit))
+                candidates.append((contrast, scaled, digit, sign > 0))
                 break
     if not candidates:
         raise error
-    contrast, ink, digit = max(candidates, key=lambda candidate: candidate[0])
+    contrast, *found = max(candidates, key=lambda candidate: candidate[0])
     if contrast < max(FAINTEST, refused / 2):
         raise error
-    return ink, digit
+    return found
 
 
 def _ink(pixels):
