@@ -1,4 +1,4 @@
-"""Train the judge of evaluation/novelty.py and write its weights: `python -m tests.make_novelty`.
+"""Train the detector of evaluation/novelty.py and write its weights: `python -m tests.make_novelty`.
 
 It needs the full MNIST and the extra `test`, and takes some ten minutes on one core, most of them for
 drawing. The digits are the first 50,000 training images, as they are and prepared as a user's image is;

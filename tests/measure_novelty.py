@@ -1,4 +1,4 @@
-"""The figures of the judge of evaluation/novelty.py, as tables: `python -m tests.measure_novelty`.
+"""The figures of the detector of evaluation/novelty.py, as tables: `python -m tests.measure_novelty`.
 
 What is no digit is the part "report" of no_digits.py, 600 images of each kind; what is a digit, the last
 10,000 training images, or with --test the test images, which nothing was chosen by. It needs the full
@@ -163,13 +163,13 @@ def reconstruction_measure(train):
 
 
 def compare(split):
-    """Print the share flagged and the AUROC of other measures and of the judge, by kind."""
+    """Print the share flagged and the AUROC of other measures and of the detector, by kind."""
     train = split.train[::8]
     sources = {
         f"`{name}`": model_measures(trained.load(name, "cpu").model, train) for name in ("tiny", "large")
     }
     sources["PCA"] = reconstruction_measure(train)
-    sources["the judge"] = lambda pixels: {"": novelty.scores(pixels)}
+    sources["the detector"] = lambda pixels: {"": novelty.scores(pixels)}
     digits = split.test.images[::4]
     others = {kind: pixels[:150] for kind, pixels in no_digit_images(split.test, SEED, 150).items()}
     columns = {}
@@ -204,8 +204,9 @@ def speed(pixels):
     many = [lambda: model(normalised(pixels[:1000].unsqueeze(1)), numbers),
             lambda: novelty.scores(pixels[:1000])]  # fmt: skip
     for count, passes, repeats in ((1, one, 500), (1000, many, 20)):
-        tiny, judge = milliseconds(passes, repeats)
-        console.note(f"{count:,} at once: tiny {tiny:.3f} ms, the judge {judge:.3f} ms: {judge / tiny:.1%}")
+        tiny, detector = milliseconds(passes, repeats)
+        share = f"{detector / tiny:.1%}"
+        console.note(f"{count:,} at once: tiny {tiny:.3f} ms, the detector {detector:.3f} ms: {share}")
 
 
 def table(head, rows):

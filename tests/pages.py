@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from mnist_sum import data, images, models
 from mnist_sum.console import UserError
-from mnist_sum.evaluation.predict import predict_batch
+from mnist_sum.evaluation.predict import doubts_about, predict_batch
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.runs.checkpoint import load_model
 from tests.handwriting import BOARDS, CHALK, INKS, PAPERS
@@ -199,7 +199,9 @@ def measure(kind, pages, split, model, seed):
         counts["found"] += sum(j is not None for j in at)
         counts["read"] += sum(right)
         counts["false"] += at.count(None)
-        counts["unsure"] += sum(f.touching for f in found)
+        doubts = doubts_about(found) if found else []
+        counts["unsure"] += sum(bool(doubt) for doubt, j in zip(doubts, at, strict=True) if j is not None)
+        counts["false_unsure"] += sum(bool(doubt) for doubt, j in zip(doubts, at, strict=True) if j is None)
         in_order = [j for j in at if j is not None]
         same_lines = [(f.line, placed[j].line) for f, j in zip(found, at, strict=True) if j is not None]
         counts["in_order"] += in_order == sorted(in_order) and len(set(same_lines)) == len(
@@ -220,11 +222,11 @@ def main():
     torch.set_num_threads(1)
     split = data.load("mnist", args.data_dir, args.split).test
     model, _ = load_model(models.shipped(DEFAULT_MODEL), torch.device("cpu"))
-    print("kind        pages  digits   found     read   false  unsure  in order  s/page")
+    print("kind        pages  digits   found     read  unsure  false  of these unsure  in order  s/page")
     for kind in KINDS:
         c = measure(kind, args.pages, split, model, args.seed)
         print(f"{kind:11} {c['pages']:5}  {c['digits']:6}  {c['found'] / c['digits']:6.2%}  "
-              f"{c['read'] / c['digits']:6.2%}  {c['false']:5}  {c['unsure']:6}  "
+              f"{c['read'] / c['digits']:6.2%}  {c['unsure']:6}  {c['false']:5}  {c['false_unsure']:15}  "
               f"{c['in_order'] / c['pages']:8.1%}  {c['seconds'] / c['pages']:6.2f}")  # fmt: skip
 
 

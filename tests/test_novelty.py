@@ -1,4 +1,4 @@
-"""The judge of what is no digit: digits, and things that no_digits.py draws, prepared as a user's image."""
+"""The detector of what is no digit, on digits and on what no_digits.py draws, prepared as a user's image."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SEED = 2
 
 @pytest.fixture(scope="module")
 def others(sample):
-    """{kind: uint8 (16, 28, 28)} of every kind that the judge is measured on."""
+    """{kind: uint8 (16, 28, 28)} of every kind that the detector is measured on."""
     return {kind: no_digits.make(kind, "report", 16, SEED, sample.test) for kind in no_digits.kinds("report")}
 
 

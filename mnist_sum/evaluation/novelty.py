@@ -1,4 +1,4 @@
-"""Whether an image is unlike a digit: a judge that looks at the image alone, so it serves every model.
+"""Whether an image is unlike a digit: a detector that looks at the image alone, so it serves every model.
 
     Conv2d 7x7, stride 3, ReLU     1 -> 16    28 -> 8       800
     Conv2d 4x4, stride 2, ReLU    16 -> 40     8 -> 3    10,280
@@ -41,7 +41,7 @@ def scores(pixels):
 
 
 def logits(image, weights):
-    """The judge's logits, (N, 11), for image, float32 (N, 1, 28, 28) in [0, 1]; weights by name."""
+    """The detector's logits, (N, 11), for image, float32 (N, 1, 28, 28) in [0, 1]; weights by name."""
     features = image
     for number, stride in enumerate(STRIDES, 1):
         layer = weights[f"conv{number}.weight"], weights[f"conv{number}.bias"]
