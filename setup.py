@@ -24,7 +24,7 @@ setup(
         "mnist_sum": [
             "demo/*.js",
             "demo/*.css",
-            "evaluation/*.safetensors",
+            "images/*.safetensors",
             "models/weights/*.safetensors",
             "runs/report_template.md",
         ]

@@ -1,4 +1,4 @@
-"""Train the detector of evaluation/novelty.py and write its weights: `python -m tests.make_novelty`.
+"""Train the detector of images/novelty.py and write its weights: `python -m tests.make_novelty`.
 
 It needs the full MNIST and the extra `test`, and takes some ten minutes on one core, most of them for
 drawing. The digits are the first 50,000 training images, as they are and prepared as a user's image is;
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from mnist_sum import console, data
 from mnist_sum.augment import affine_draws, random_affine
 from mnist_sum.dataset import BACKGROUND, STD, normalised
-from mnist_sum.evaluation import novelty
+from mnist_sum.images import novelty
 from mnist_sum.runs.folder import data_folder
 from mnist_sum.system.randomness import generator
 from tests import no_digits

@@ -1,4 +1,4 @@
-"""The figures of the detector of evaluation/novelty.py, as tables: `python -m tests.measure_novelty`.
+"""The figures of the detector of images/novelty.py, as tables: `python -m tests.measure_novelty`.
 
 What is no digit is the part "report" of no_digits.py, 600 images of each kind; what is a digit, the last
 10,000 training images, or with --test the test images, which nothing was chosen by. It needs the full
@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 from mnist_sum import console, data, images
 from mnist_sum.console import UserError
 from mnist_sum.dataset import normalised, one_hot
-from mnist_sum.evaluation import novelty
 from mnist_sum.evaluation.predict import predict
+from mnist_sum.images import novelty
 from mnist_sum.runs import trained
 from mnist_sum.runs.folder import data_folder
 from tests import no_digits

@@ -3,7 +3,7 @@
 image(kind, part, rng, digits) draws one and prepares it with the last step of images.prepare, so that its
 stroke width, size and place are those of a user's image: uint8 (28, 28). page() makes it a page to prepare.
 
-part is "develop", what the detector of evaluation/novelty.py may be trained on, or "report", what its
+part is "develop", what the detector of images/novelty.py may be trained on, or "report", what its
 figures are of: other fonts, symbols, scribbles, photographs and digits; KINDS says which kinds are in
 neither or only in one. Letters that have a digit's shape are in a kind of their own, LOOKALIKES.
 """

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnist_sum import images
-from mnist_sum.evaluation import novelty
+from mnist_sum.images import novelty
 from tests import no_digits
 from tests.handwriting import drawn
 

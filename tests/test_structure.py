@@ -26,7 +26,7 @@ OWNERS = {
     "mlxtend": "data.sample",
     "onnxruntime": "export",
     "PIL": "images",
-    "safetensors": "runs.checkpoint evaluation.novelty",
+    "safetensors": "runs.checkpoint images.novelty",
     "scipy": "images.page",
     "signal": "runs",
     "torch.distributed": "system.processes",

@@ -9,8 +9,8 @@ from mnist_sum import console, images
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, normalised, one_hot
 from mnist_sum.evaluation.exhaustive import require_numbers
-from mnist_sum.evaluation.novelty import unlike_digits
 from mnist_sum.evaluation.occlusion import occlusion_maps
+from mnist_sum.images.novelty import unlike_digits
 from mnist_sum.system.randomness import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch.nn.functional import pad
 
 from mnist_sum.console import UserError
+from mnist_sum.images.novelty import unlike_digits
 from mnist_sum.images.prepare import as_mnist, single_digit
 
 SIDE, LEAST = 1600, 200  # an image that is smaller is enlarged
@@ -38,7 +39,7 @@ WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this
 SMALLEST, FLATTEST = 0.5, 0.25  # of the usual height: a digit's longer side, and its height
 TALLEST, WIDEST = 2.2, 5.0  # of the usual height: what is taller or wider are no digits, touching or not
 CONTRAST = 20  # of 255: between a digit and the paper around it
-WIDEST_STROKE = 0.06  # of the longer side, on a page of several digits
+WIDEST_STROKE = 0.08  # of the longer side, on a page of several digits
 PARTS = 3  # of a single digit with wider strokes
 RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
 PREPARED = 100  # the longer side from which a digit is scaled to 28x28
@@ -79,8 +80,9 @@ def find_digits(image):
         tallest = max((shape.height for shape in shapes), default=0)
         alone = sum(shape.height > RIVAL * tallest for shape in shapes) < 2
         # Of strokes wider than a page's, parts are found, or what they enclose, which is of the other colour.
-        thick = single.stroke > WIDEST_STROKE * max(image.size)
-        if alone or thick and (len(shapes) <= PARTS or single.dark != dark):
+        thick = single.stroke > WIDEST_STROKE * max(image.size) and _is_inside(single.box, image.size)
+        thick = thick and (len(shapes) <= PARTS or single.dark != dark)
+        if alone or thick and not unlike_digits(single.pixels[None]).item():
             return [Found(1, 1, single.box, single.pixels, False)]
     found = []
     for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
@@ -134,11 +136,6 @@ class _Shape:
         self.longer, self.area = max(self.mask.shape), int(self.mask.sum())
         self.darkness = float(self.ink[self.mask].mean())
 
-    def is_inside(self, size):
-        """Whether the page's border, of this (height, width), does not cut it."""
-        left, top, right, bottom = self.box
-        return min(left, top, size[1] - right, size[0] - bottom) > BORDER
-
     @property
     def thickness(self):
         """The mean width of its strokes, the area over half the outline, as a share of its longer side."""
@@ -147,13 +144,13 @@ class _Shape:
 
     def is_stroke(self, size):
         """Whether it may be a pen's on a page of this (height, width): no blob, and not cut by the border."""
-        return self.is_inside(size) and self.thickness < BLOB
+        return _is_inside(self.box, size[::-1]) and self.thickness < BLOB
 
     def is_net(self, size):
         """Whether it may be the lines of a page of this (height, width), and digits on them."""
         if self.longer < NET * max(size):
             return False
-        if not self.is_inside(size) or self.width > WIDE * self.height:
+        if not _is_inside(self.box, size[::-1]) or self.width > WIDE * self.height:
             return True
         labels, _ = ndimage.label(np.pad(~self.mask, 1, constant_values=True))
         return (np.bincount(labels.ravel())[2:] > GRAIN).sum() > HOLES  # 0: the shape, 1: around it
@@ -186,6 +183,12 @@ class _Shape:
         )
         margin = [PREPARED // 8] * 4  # thin strokes are made wider
         return as_mnist(pad(ink.clamp(0, 1), margin), pad(mask, margin) > 0.5)
+
+
+def _is_inside(box, size):
+    """Whether the border of a page of this (width, height) does not cut what is in the box."""
+    left, top, right, bottom = box
+    return min(left, top, size[0] - right, size[1] - bottom) > BORDER
 
 
 def _digits_of(image):

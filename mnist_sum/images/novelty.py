@@ -8,9 +8,8 @@
 It was trained on MNIST's digits against things that a program draws and that are none (outlier exposure,
 Hendrycks, Mazeika and Dietterich 2019, arXiv 1812.04606), all prepared as a user's image is. The threshold
 is where 1% of the last 10,000 training images are flagged. There 94.4% of what is no digit is (AUROC 0.997),
-with the test images 93.9% at 1.0% (0.996); README.md in this folder has it by kind, beside other measures.
-`python -m tests.make_novelty` makes the weights, `python -m
-tests.measure_novelty` the figures.
+with the test images 93.9% at 1.0% (0.996); novelty.md beside this file has it by kind, and other measures.
+`python -m tests.make_novelty` makes the weights, `python -m tests.measure_novelty` the figures.
 """
 
 from functools import cache
