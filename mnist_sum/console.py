@@ -12,7 +12,8 @@ from contextlib import nullcontext, suppress
 _stdout_is_json = _silent = False
 _program = "mnist_sum"
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
-                 "start new thread", "error return without exception set")  # fmt: skip
+                 "start new thread", "could not create a primitive",
+                 "error return without exception set")  # fmt: skip
 
 
 class UserError(Exception):
@@ -113,8 +114,8 @@ def run_script(main, program):
         code = 1
     except KeyboardInterrupt:
         code = 130
-    except (MemoryError, RuntimeError, ImportError, SystemError, OSError) as problem:
-        if not isinstance(problem, MemoryError) and not any(words in str(problem) for words in OUT_OF_MEMORY):
+    except Exception as problem:
+        if not _is_out_of_memory(problem):
             raise
         error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
               "where the memory is a GPU's")  # fmt: skip
@@ -122,6 +123,13 @@ def run_script(main, program):
     finally:
         signal.signal(signal.SIGINT, handler)
     sys.exit(code)
+
+
+def _is_out_of_memory(problem):
+    """Whether the exception, or one that it came from, says so; PyTorch and the loader have no type for it."""
+    if isinstance(problem, MemoryError) or any(words in str(problem) for words in OUT_OF_MEMORY):
+        return True
+    return problem.__context__ is not None and _is_out_of_memory(problem.__context__)
 
 
 def _interrupt(signum, frame):
@@ -137,9 +145,10 @@ def _print(text, stream, even_if_silent=False):
     """Print and flush; a closed stream (`2>&-`), a closed pipe (`| head -1`) or a full disk is no error."""
     if stream is None or _silent and not even_if_silent:
         return
-    bars = sys.modules.get("tqdm")  # a bar on the terminal is cleared for the line, and drawn again
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    bars = tqdm and tqdm._instances  # on the terminal: cleared for the line, and drawn again
     try:
-        with bars.tqdm.external_write_mode(stream) if bars else nullcontext():
+        with tqdm.external_write_mode(stream) if bars else nullcontext():
             print("\n".join(map(one_line, text.split("\n"))), file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -198,6 +198,12 @@ def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):
     assert (os.environ["MPLBACKEND"], os.environ["MATPLOTLIBRC"]) == ("agg", os.devnull)
 
 
+def after(first, second):
+    """The second exception, raised while the first was handled."""
+    second.__context__ = first
+    return second
+
+
 @pytest.mark.parametrize(
     "problem",
     [
@@ -206,6 +212,8 @@ def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         OSError(12, "Cannot allocate memory"),
+        SystemError("error return without exception set"),
+        after(MemoryError(), AttributeError("half imported")),
     ],
 )
 def test_too_little_memory_is_one_line_that_says_what_to_do(problem, end_of, capsys):

@@ -100,7 +100,7 @@ def test_a_run_whose_folder_was_deleted_writes_nothing_into_another_runs(tmp_pat
         write_atomically(folder / "file", b"first")
         shutil.rmtree(folder)
         folder.mkdir()
-        with pytest.raises(UserError, match=f"{folder} was deleted while this run was writing into it"):
+        with pytest.raises(UserError, match=f"{folder}, or .lock in it, was deleted while this run"):
             write_atomically(folder / "file", b"first")
         code = "import sys; from mnist_sum.system.files import *\n"
         code += "with folder_lock(sys.argv[1]): write_atomically(sys.argv[1] + '/file', b'second')"
@@ -144,12 +144,21 @@ def test_a_link_to_a_file_is_replaced_and_the_file_it_names_kept(tmp_path):
 
 def test_what_lies_at_the_temporarys_name_is_neither_followed_nor_written(monkeypatch, tmp_path):
     (tmp_path / "victim").write_bytes(b"victim")
+    for planted in (".file.part", f".probe-{os.getpid()}"):  # names that can be guessed are not used
+        (tmp_path / planted).symlink_to("victim")
+    make_folder(tmp_path)
+    write_atomically(tmp_path / "file", b"content")
+    (tmp_path / "file").unlink()
     monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
     planted = tmp_path / files.TEMPORARY.format("guessed")
     for plant in (lambda: planted.symlink_to("victim"), lambda: os.mkfifo(planted)):
         plant()
         with pytest.raises(UserError, match="cannot write .*file: File exists"):
             write_atomically(tmp_path / "file", b"content")
+        plant()
+        with pytest.raises(UserError, match="cannot write into .*: File exists"):
+            make_folder(tmp_path)
+        planted.unlink()
         assert (tmp_path / "victim").read_bytes() == b"victim" and not (tmp_path / "file").exists()
 
 

@@ -98,9 +98,9 @@ def make_folder(folder):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        probe = folder / TEMPORARY.format(secrets.token_hex(16))
+        probe.touch(exist_ok=False)
+        probe.unlink(missing_ok=True)  # whoever took the lock meanwhile has removed it
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder") from error
     return folder
@@ -112,7 +112,7 @@ def folder_lock(folder, wait=False):
 
     The lock is the kernel's (flock), so it is free again the moment its holder dies. Temporary
     files that a killed holder left behind are removed. What this process then writes into the folder is
-    refused once its lock is no longer there: the folder was deleted, and may be another process's now.
+    refused once .lock is another file: the folder was deleted, and may be another process's by now.
     """
     folder = Path(folder)
     try:
@@ -135,7 +135,7 @@ def folder_lock(folder, wait=False):
         try:
             yield
         finally:
-            del _locks[folder]
+            _locks.pop(folder, None)  # where there is no flock, two may have held it
 
 
 def _lock(file, wait=False):
@@ -149,4 +149,5 @@ def _require_lock(folder):
         with suppress(OSError):
             if os.path.samestat(os.fstat(_locks[folder].fileno()), os.stat(folder / ".lock")):
                 return
-        raise UserError(f"{folder} was deleted while this run was writing into it; start the run again")
+        raise UserError(f"{folder}, or .lock in it, was deleted while this run was writing into it; start "
+                        "the run again")  # fmt: skip
