@@ -30,7 +30,6 @@ def predict_images(model, paths, number, output):
 
     pictures, failed = [], []
     files = predict.image_files(paths, output, failed)
-    predict.refuse_to_overwrite(files, output)
     for cases, picture in predict.predict_files(model, files, number, failed):
         console.results(cases, text.image_text(cases, picture["doubts"]))
         pictures = [*pictures, picture][:LARGEST_COLUMN]

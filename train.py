@@ -1,9 +1,11 @@
 """Train a model: parse the flags, open the run, loop over the epochs that fit() yields."""
 
-from mnist_sum import cli, console
+from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
 
 
 def main(argv):
+    from mnist_sum import cli
+
     settings = vars(cli.parse_train(argv))
     device, json, summary, plot_graph, report = map(
         settings.pop, ("device", "json", "summary", "plot_graph", "report")

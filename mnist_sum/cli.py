@@ -5,13 +5,16 @@ Standard library only: --help and every usage error answer without importing tor
 
 import argparse
 import math
+import os
 from contextlib import suppress
 
 from mnist_sum import __version__
+from mnist_sum.console import one_line
 from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 / 143 stopped by SIGINT / SIGTERM"
 LARGEST = 2**63 - 1
+PICTURE_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")
 DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
 FROM_RECIPE = "(default: the model's recipe, below)"
 WITH_RESUME = ("resume", "device", "data_dir", "json", "summary", "plot_graph", "report")
@@ -92,6 +95,10 @@ class Parser(argparse.ArgumentParser):
             if value == []:
                 self.error(f"argument {flag(name)}: expected one argument")
         return arguments
+
+    def error(self, message):
+        """End with a usage error on stderr; argparse's own would print it on stdout where that is closed."""
+        self.exit(2, f"{self.format_usage()}{self.prog}: error: {one_line(message)}\n")
 
     def refuse(self, arguments, names, reason):
         """End with a usage error where one of the flags was given."""
@@ -244,6 +251,9 @@ def parse_inference(argv):
     if arguments.output is None:
         default = "evaluation" if arguments.evaluate else "predictions.png"
         arguments.output = "comparison.png" if several else default
+    suffix = os.path.splitext(arguments.output)[1]
+    if (several or not arguments.evaluate) and suffix.lower() not in PICTURE_SUFFIXES:
+        parser.error(f"--output {arguments.output} is no picture; use the suffix .png, .jpg, .pdf or .svg")
     return arguments
 
 

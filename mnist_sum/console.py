@@ -4,13 +4,16 @@ stdout has results, stderr has warnings, errors and progress bars. What accompan
 as where a picture lies, is on stdout too, or on stderr where stdout is for JSON.
 """
 
-import json
 import os
+import signal
 import sys
 from contextlib import nullcontext, suppress
 
 _stdout_is_json = _silent = False
 _program = "mnist_sum"
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
+                 "start new thread", "could not create a primitive",
+                 "error return without exception set")  # fmt: skip
 
 
 class UserError(Exception):
@@ -30,8 +33,11 @@ class UserError(Exception):
 
 
 def one_line(text):
-    """The text, a file's name say, as one line that can be printed and drawn."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    """The text, a file's name say, as one line that can be printed and drawn: what cannot is escaped.
+
+    So are line breaks of all kinds, control characters, and marks that turn the direction of writing.
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
 
 
 def keep_stdout_for_json(choice):
@@ -48,11 +54,18 @@ def silence(choice):
 
 def results(rows, text):
     """Print results on stdout: the text or, where that is for JSON, each of the rows (dicts) as a line."""
-    _print("\n".join(map(json.dumps, rows)) if _stdout_is_json else text, sys.stdout)
+    if _stdout_is_json:
+        import json  # here, as what is imported before run_script() can be interrupted with a traceback
+
+        text = "\n".join(map(json.dumps, rows)).replace("\x7f", "\\u007f")  # the rest of it is printable
+    _print(text, sys.stdout)
 
 
 def note(text):
-    """Print what accompanies the results: on stdout, or on stderr where stdout is for JSON."""
+    """Print what accompanies the results: on stdout, or on stderr where stdout is for JSON.
+
+    A name in a text of several lines goes through one_line() first.
+    """
     _print(text, sys.stderr if _stdout_is_json else sys.stdout)
 
 
@@ -81,6 +94,14 @@ def run_script(main, program):
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # of a stream that a notebook or a test put there
             stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # after `2>&-`, or a file of ours would be 2, and a library's messages land in it
+    os.close(descriptor)
+    # Pictures are the same whatever the user's matplotlib is set to, which may be what it has not.
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # in the background it is ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(sys.argv[1:])
     except UserError as problem:
@@ -93,16 +114,41 @@ def run_script(main, program):
         code = 1
     except KeyboardInterrupt:
         code = 130
+    except Exception as problem:
+        if not _is_out_of_memory(problem):
+            raise
+        error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
+              "where the memory is a GPU's")  # fmt: skip
+        code = 1
+    finally:
+        signal.signal(signal.SIGINT, handler)
     sys.exit(code)
+
+
+def _is_out_of_memory(problem):
+    """Whether the exception, or one that it came from, says so; PyTorch has no type of its own for it."""
+    if isinstance(problem, MemoryError) or any(words in str(problem) for words in OUT_OF_MEMORY):
+        return True
+    return problem.__context__ is not None and _is_out_of_memory(problem.__context__)
+
+
+def _interrupt(signum, frame):
+    """Handle SIGINT: raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _print(text, stream, even_if_silent=False):
     """Print and flush; a closed stream (`2>&-`), a closed pipe (`| head -1`) or a full disk is no error."""
     if stream is None or _silent and not even_if_silent:
         return
-    bars = sys.modules.get("tqdm")  # a bar on the terminal is cleared for the line, and drawn again
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    bars = tqdm and tqdm._instances  # on the terminal: cleared for the line, and drawn again
     try:
-        with bars.tqdm.external_write_mode(stream) if bars else nullcontext():
-            print(text, file=stream, flush=True)
+        with tqdm.external_write_mode(stream) if bars else nullcontext():
+            print("\n".join(map(one_line, text.split("\n"))), file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -5,15 +5,14 @@ Needs the extra `export`: pip install -e '.[export]'.
 """
 
 import io
-import os
 import warnings
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 
 from mnist_sum import __version__, cli
-from mnist_sum.console import UserError, note, run_script
-from mnist_sum.system.files import make_folder, write_atomically
+from mnist_sum.console import UserError, note, one_line, run_script
+from mnist_sum.system.files import check_output, make_folder, write_atomically
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INPUTS, OUTPUTS = ("image", "number"), ("digit_logits", "sum_logits")
@@ -33,20 +32,21 @@ def main(argv):
     from mnist_sum.runs.trained import load_all
 
     ((path, model, stored),) = load_all([args.checkpoint] if args.checkpoint else None, "cpu", args.model)
-    output = output_path(args.output, path)
+    output = output_path(args.output, path, [own.rpartition(":")[0] for own in args.model or ()])
     note("translating it to ONNX and comparing the outputs ...")
     onnx_bytes = to_onnx(model, stored)
     for name, difference in largest_differences(onnx_bytes, model).items():
         note(f"{name}: onnxruntime differs from PyTorch by at most {difference:.1e}")
     write_atomically(output, onnx_bytes)
-    note(f"done: {output}, {len(onnx_bytes):,} bytes")
+    note(f"done: {one_line(output)}, {len(onnx_bytes):,} bytes")
     return 0
 
 
-def output_path(requested, checkpoint_path):
+def output_path(requested, checkpoint_path, networks=()):
     """The path of the ONNX file: the requested one, else beside the checkpoint with the suffix .onnx.
 
     A shipped model lies inside the installed package: its file goes into the current folder instead.
+    networks: the files of the user's own.
     Raises UserError where the path cannot be written.
     """
     from mnist_sum.models import WEIGHTS
@@ -54,10 +54,7 @@ def output_path(requested, checkpoint_path):
     shipped = checkpoint_path.resolve().parent == WEIGHTS.resolve()
     beside = checkpoint_path.with_suffix(".onnx")
     path = Path(requested or (beside.name if shipped else beside))
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; give --output the name of a file")
-    if os.path.exists(path) and os.path.samefile(path, checkpoint_path):
-        raise UserError(f"{path} is the checkpoint itself; give --output another name")
+    check_output(path, [checkpoint_path, *networks])
     make_folder(path.parent)
     return path
 

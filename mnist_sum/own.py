@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from mnist_sum.console import UserError
 from mnist_sum.recipes import OWN, RECIPES, Recipe, impossible_setting
+from mnist_sum.system.files import read_regular
 
 SUFFIX = ".py:"
 SETTINGS = [name for name in Recipe.__dataclass_fields__ if name != "teacher"]  # a teacher is a run's
@@ -70,7 +71,7 @@ def load_own(model):
     if not is_own_name(f"{path.name}:{name}"):
         raise UserError(f"the name of {file!r:.80} is too long or cannot be printed; rename the file")
     try:
-        source = path.read_bytes()
+        source = read_regular(path)
     except OSError as error:
         raise UserError(f"cannot read {path}, the file of the network {name}: {error.strerror}") from None
     module = ModuleType(f"own_network_{path.stem}")

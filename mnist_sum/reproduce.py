@@ -5,6 +5,7 @@ at any time and resumes where it was when it is given again. After every run it 
 reproduction.md there, and a picture of parameters against accuracy to reproduction.png.
 """
 
+import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mnist_sum import cli, console
 from mnist_sum.console import UserError
 from mnist_sum.recipes import Recipe
 
+TABLE, PICTURE = "reproduction.md", "reproduction.png"
 # Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
 REPORTED = {
     "channel_fusion": (99.05, 98.51),
@@ -31,9 +33,11 @@ def main(argv):
 
     from mnist_sum import models
     from mnist_sum.runs.folder import checkpoint_path
-    from mnist_sum.system.files import write_atomically
+    from mnist_sum.system.files import check_output, write_atomically
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
+    for name in TABLE, PICTURE:
+        check_output(folder / name, [teacher or ""])
     architectures = {model: models.find(model) for model in args.models}
     names = [architecture.name for architecture in architectures.values()]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -47,8 +51,8 @@ def main(argv):
                 return code
             finished[architecture].append(run_figures(run_folder, args.data_dir, model))
             table = results_table(finished, teacher)
-            write_atomically(folder / "reproduction.md", table.encode("utf-8", "backslashreplace"))
-            draw(finished, folder / "reproduction.png")
+            write_atomically(folder / TABLE, table.encode("utf-8", "backslashreplace"))
+            draw(finished, folder / PICTURE)
     console.note(table.rstrip())
     return 0
 
@@ -76,7 +80,7 @@ def train(model, architecture, seed, folder, data_dir, teacher, sha256):
     from mnist_sum.training import fit
 
     path, recipe = folder / CHECKPOINT, replace(architecture.recipe, teacher=sha256)
-    if path.exists():
+    if os.path.exists(path):
         stored = checkpoint.load(path, own=[architecture])
         begun = stored["model_name"], stored["source_sha256"], Recipe(**stored["recipe"])
         if begun != (architecture.name, architecture.sha256, recipe):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pickle
 import random
 from contextlib import suppress
@@ -174,8 +175,22 @@ def test_what_is_no_file_or_too_large_is_not_even_read(problem, tmp_path):
         file.truncate(1 << 40)  # sparse: a terabyte that takes no room
     assert "larger" in problem(tmp_path / "large")
     assert problem(tmp_path) == "is a folder; name the checkpoint.safetensors in it"
-    assert {problem(tmp_path / name) for name in ("missing", "empty/below", "loop")} == {"does not exist"}
-    assert "cannot be read" in problem(tmp_path / ("a" * 300))
+    assert {problem(tmp_path / name) for name in ("missing", "empty/below")} == {"does not exist"}
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("loop", "pipe", "a" * 300):
+        assert "cannot be read: " in problem(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", -0.1), ("seconds", -1.0), ("train_sum_loss", -0.01), ("test_digit_accuracy", -0.01),
+     ("train_digit_accuracy", 1.01), ("test_sum_accuracy", 99.0)],
+)  # fmt: skip
+def test_impossible_values_in_a_history_are_refused(name, value, parts, problem):
+    tensors, text = changed(parts[0], ("history",), parts[0]["history"].clone()), parts[1]
+    assert problem(checkpoint.encode(tensors, text)) is None
+    tensors["history"][0, training.ROW.index(name)] = value
+    assert problem(checkpoint.encode(tensors, text)) == "has impossible values in its history"
 
 
 FIELDS = [

@@ -36,7 +36,9 @@ REFUSED = {
         "--total 0", "--total -5", "--total 1.5", "--total many", "--total=--", "--seed -1",
         f"--seed {2**64}", "--image a --number 10", "--image a --number -1", "--image a --number x",
         "--image", "--image a ''", "--checkpoint", "--checkpoint ''", "--checkpoint=--", "--output ''",
-        "--data-dir ''", "--device tpu", "--data cifar", "--unknown", "stray",
+        "--data-dir ''", "--device tpu", "--data cifar", "--unknown", "stray", "--output x.pgf",
+        "--output picture.nonsense", "--image a --number 3 --output m.safetensors",
+        "--evaluate --checkpoint a b --output x.csv",
     ],
     "mnist_sum.reproduce": [
         "--models", "--models resnet", "--models compact resnet", "--seeds 0", "--seeds x", "--data-dir ''",
@@ -59,6 +61,24 @@ def refusal(name, flags, capsys):
     usage, _, message = err.rpartition(f"{name}: error: ")
     assert usage.startswith("usage: ") and message.count("\n") == 1 and out == ""
     return message
+
+
+@pytest.mark.parametrize("name", ["x", "x.PNG", "x.jpg", "x.pdf", "x.svg", "x.webp", "f.x/p.png", ".x"])
+def test_a_picture_may_have_each_suffix_that_can_be_written(name):
+    assert cli.parse_inference(["--output", name]).output == name
+
+
+def test_the_folder_of_evaluations_pictures_may_have_any_name():
+    assert cli.parse_inference(["--evaluate", "--plot-graph", "--output", "x.pgf"]).output == "x.pgf"
+
+
+def test_a_usage_error_is_one_printable_line_and_never_on_stdout(monkeypatch, capsys):
+    assert "stray\\x1b[31m\\u2028\\n.png" in refusal("train.py", "'stray\x1b[31m\u2028\n.png'", capsys)
+    monkeypatch.setattr(sys, "stderr", None)  # as Python has it after `2>&-`
+    for parse in PARSERS.values():
+        with pytest.raises(SystemExit, match="^2$"):
+            parse(["--nosuch"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

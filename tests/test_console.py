@@ -2,13 +2,22 @@
 
 import io
 import json
+import os
 import re
+import shlex
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnist_sum import console
 from mnist_sum.console import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +25,8 @@ def fresh(monkeypatch):
     """A console that has been told nothing, and is as before after the test."""
     for name, value in {"_stdout_is_json": False, "_silent": False, "_program": "mnist_sum"}.items():
         monkeypatch.setattr(console, name, value)
+    for name in ("MPLBACKEND", "MATPLOTLIBRC"):  # which run_script() sets
+        monkeypatch.setenv(name, "nonsense")
 
 
 @pytest.fixture
@@ -82,11 +93,44 @@ def test_a_line_printed_during_a_progress_bar_begins_at_the_left(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("a\nb\r", "a\\nb\\r"), ("\udcff.png", "\\udcff.png"), ("é $x$", "é $x$")]
+    ("text", "line"),
+    [
+        ("a\nb\r", "a\\nb\\r"),
+        ("\udcff.png", "\\udcff.png"),
+        ("é $x$ 数 'ß' e\u0301 🙂 \\", "é $x$ 数 'ß' e\u0301 🙂 \\"),
+        ("\x1b[31m\x7f\x9b\t\0", "\\x1b[31m\\x7f\\x9b\\t\\x00"),
+        ("a\u2028b\u2029c\x85d", "a\\u2028b\\u2029c\\x85d"),
+        ("\u202egnp.exe\u2066\ufeff\u200b", "\\u202egnp.exe\\u2066\\ufeff\\u200b"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
 )
-def test_any_text_becomes_one_line_that_can_be_printed(text, line):
+def test_any_text_becomes_one_line_that_can_be_printed(text, line, capsys):
     assert console.one_line(text) == str(UserError(text)) == line
     line.encode()
+    console.note(text.replace("\n", ""))
+    console.results([{"a": text}], f"{text}\n{text}")
+    console.warn(text)
+    printed = capsys.readouterr()
+    kept = text.replace("\n", "").replace("\r", "")  # a text of several lines keeps its line breaks
+    assert all(each.isprintable() for each in (printed.out + printed.err).replace("\n", ""))
+    assert console.one_line(kept) in printed.out.replace("\\r", "") and line in printed.err
+
+
+@given(st.text())
+def test_a_printed_line_shows_every_character_and_breaks_nowhere(text):
+    line = console.one_line(text)
+    assert line.isprintable() and len(f"{line}.".splitlines()) == 1
+    assert console.one_line(line) == line
+
+
+@given(st.text())
+def test_json_is_printable_and_reads_back(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", io.StringIO())
+        patch.setattr(console, "_stdout_is_json", True)
+        console.results([{"file": text}], "")
+        line = sys.stdout.getvalue().removesuffix("\n")
+    assert line.isprintable() and json.loads(line) == {"file": text}
 
 
 @pytest.mark.parametrize("missing", ["stdout", "stderr"])
@@ -103,6 +147,80 @@ def test_a_script_runs_with_streams_of_any_type_and_encoding(end_of, monkeypatch
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw := io.BytesIO(), "ascii"))
     assert end_of(lambda _: console.note("é") or console.warn("é")) is None
     assert (sys.stdout.getvalue(), raw.getvalue()) == ("é\n", b"warning: \\xe9\n")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&- >&- 2>&-"])
+def test_a_file_that_is_opened_never_becomes_a_closed_stream(closed, tmp_path):
+    """Or what a library writes to its descriptor, 2 say, would land in a checkpoint."""
+    (tmp_path / "x.py").write_text(
+        "import os\nfrom mnist_sum import console\n"
+        "def main(argv):\n"
+        "    with open('opened', 'w') as file: file.write(str(file.fileno()))\n"
+        "    console.warn('unseen'); os.write(2, b'from a library'); os.write(1, b'from another')\n"
+        "console.run_script(main, 'x.py')\n"
+    )
+    command = f"exec {shlex.quote(sys.executable)} x.py {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert int((tmp_path / "opened").read_text()) > 2
+
+
+@pytest.mark.parametrize("swallow", ["except BaseException: pass", "except BaseException: raise ImportError"])
+def test_ctrl_c_is_not_lost_while_a_library_is_imported(swallow, tmp_path):
+    interrupt = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "library.py").write_text(f"{interrupt}{swallow}\n")
+    (tmp_path / "x.py").write_text(
+        "from mnist_sum import console\n"
+        "def main(argv):\n    import library\n    console.note('on and on')\n"
+        "console.run_script(main, 'x.py')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "x.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_elsewhere_unwinds_and_its_handler_is_gone_with_the_script(end_of):
+    unwound, before = [], signal.getsignal(signal.SIGINT)
+
+    def main(_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            unwound.append(True)
+
+    assert end_of(main) == 130 and unwound and signal.getsignal(signal.SIGINT) is before
+
+
+def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):
+    end_of(lambda _: None)
+    assert (os.environ["MPLBACKEND"], os.environ["MATPLOTLIBRC"]) == ("agg", os.devnull)
+
+
+def after(first, second):
+    """The second exception, raised while the first was handled."""
+    second.__context__ = first
+    return second
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+        SystemError("error return without exception set"),
+        after(MemoryError(), AttributeError("half imported")),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_do(problem, end_of, capsys):
+    assert end_of(failing(problem)) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("x.py: error: out of memory; ") and "--batch-size" in err
+    assert err.count("\n") == 1
 
 
 def failing(problem):
@@ -127,6 +245,7 @@ def test_exit_code_and_the_one_line_of_an_error(main, code, error, end_of, capsy
     assert capsys.readouterr() == ("", error)
 
 
-def test_a_defect_keeps_its_traceback(end_of):
-    with pytest.raises(ZeroDivisionError):
-        end_of(lambda _: 1 / 0)
+@pytest.mark.parametrize("defect", [ZeroDivisionError(), RuntimeError("shapes"), ImportError("no such name")])
+def test_a_defect_keeps_its_traceback(defect, end_of):
+    with pytest.raises(type(defect)):
+        end_of(failing(defect))

@@ -29,6 +29,7 @@ from torchvision.datasets import MNIST
 from mnist_sum import data
 from mnist_sum.console import UserError
 from mnist_sum.data import download, mnist
+from mnist_sum.system.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = tuple(mnist.RAW_FILES)
@@ -358,13 +359,14 @@ def test_any_damage_to_any_file_is_found(raw, tmp_path, name, where, junk, gone)
         assert f"damaged ({name})" in load_error(tmp_path)
 
 
-def test_a_folder_in_a_files_place_is_an_error(raw, serve, tmp_path):
-    (place(tmp_path, {name: raw[name] for name in NAMES[1:]}) / NAMES[0]).mkdir()
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_pipe_in_a_files_place_is_an_error(make, raw, serve, tmp_path):
+    make(place(tmp_path, {name: raw[name] for name in NAMES[1:]}) / NAMES[0])
     serve(good(archives_of(raw)))
     assert NAMES[0] in load_error(tmp_path)
 
 
-@pytest.mark.parametrize("where", ["/proc/nowhere", "a file", "a file/below"])
+@pytest.mark.parametrize("where", ["/proc/nowhere", "a file", "a file/below", "x" * 300])
 def test_a_folder_that_cannot_be_written_is_named(where, raw, tmp_path):
     (tmp_path / "a file").touch()
     assert "cannot write into" in load_error(tmp_path / where)
@@ -384,7 +386,7 @@ def test_a_complete_folder_is_only_read(raw, monkeypatch, tmp_path):
 def test_a_killed_download_is_finished_by_the_next_run(raw, serve, tmp_path):
     """A killed run leaves some whole files and a temporary one; only the others are asked for."""
     folder = place(tmp_path, {name: raw[name] for name in NAMES[:2]})
-    (folder / f".{NAMES[2]}.part").write_bytes(raw[NAMES[2]][:100])
+    (folder / TEMPORARY.format("0" * 32)).write_bytes(raw[NAMES[2]][:100])
     (mirror,) = serve(good(archives_of(raw)))
     data.load("mnist", tmp_path)
     assert mirror.requests == [f"/{name}.gz" for name in NAMES[2:]]

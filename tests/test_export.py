@@ -155,8 +155,8 @@ def test_missing_package_is_one_line_that_says_what_to_install(name, monkeypatch
     ("output", "words"),
     [
         ("own.safetensors/x.onnx", "cannot write into own.safetensors: File exists"),
-        (".", "is a folder; give --output the name of a file"),
-        ("own.safetensors", "is the checkpoint itself"),
+        (".", "it is a folder; give the name of a file"),
+        ("own.safetensors", "it is read by this command; give another name"),
         (f"{'x' * 300}.onnx", "File name too long"),
     ],
 )
@@ -165,6 +165,17 @@ def test_unwritable_output_is_one_line_and_changes_no_file(output, words, own):
         export.main([str(own), "--output", output])
     assert os.listdir() == [own.name]
     assert own.read_bytes() == SHIPPED.read_bytes()
+
+
+@needs_onnx
+def test_neither_a_device_nor_the_file_of_an_own_network_is_replaced(own):
+    Path("link").symlink_to("/dev/null")
+    Path("net.py").write_bytes(source := b"from mnist_sum.models.compact import Compact\n")
+    with pytest.raises(UserError, match="cannot write link: it is a device or a pipe"):
+        export.main([str(own), "--output", "link"])
+    with pytest.raises(UserError, match="cannot write net.py: it is read by this command"):
+        export.main([str(own), "--output", "net.py", "--model", "net.py:Compact"])
+    assert Path("link").is_char_device() and Path("net.py").read_bytes() == source
 
 
 @pytest.mark.parametrize("flags", ["a b", "--output", "--output=--", "--out x", "--nosuch", "--output="])

@@ -16,6 +16,7 @@ from stress.forks import wait_for
 from stress.outcome import epochs_done
 from torch import nn
 
+from mnist_sum.console import UserError
 from mnist_sum.runs import checkpoint, folder
 from mnist_sum.system import processes
 from mnist_sum.system.processes import LOST, all_reduce, any_stop_signal, broadcast, process_group, shard
@@ -337,6 +338,18 @@ def test_an_error_of_rank_1_alone_is_printed_by_it(sample, tmp_path):
     assert pair.wait() == [1, 1]
     stderr, stderr_of_rank_1 = pair.stderr()
     assert stderr == "" and "cannot share a batch of 1" in stderr_of_rank_1
+
+
+@pytest.mark.parametrize(
+    ("own_rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("0", "-1"), ("x", "2")]
+)
+def test_impossible_numbers_of_processes_are_refused_at_once(own_rank, count, monkeypatch):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {"RANK": own_rank, "WORLD_SIZE": count, **address}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes.dist, "rendezvous", lambda *_, **__: pytest.fail("waited for them"))
+    with pytest.raises(UserError, match=r"RANK and WORLD_SIZE \(.*\); start them with torchrun, or unset"):
+        processes.process_group("cpu").__enter__()
 
 
 def test_processes_that_do_not_find_each_other_say_so(tmp_path):

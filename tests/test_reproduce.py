@@ -1,4 +1,7 @@
 import dataclasses
+import errno
+import os
+import shutil
 
 import pytest
 import torch
@@ -78,6 +81,37 @@ def test_the_teacher_teaches_every_run_and_is_named_below_the_table(folder, tmp_
     with pytest.raises(UserError, match="cannot teach channel_fusion, .* --models"):
         reproduce.main(["--teacher", str(teacher), "--output-dir", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_keeps_the_old_table(folder, monkeypatch):
+    reproduced(folder, "--seeds", 1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert before.keys() == {reproduce.TABLE, reproduce.PICTURE}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=f"cannot write .*{reproduce.TABLE}: No space left"):
+        reproduced(folder, "--seeds", 1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_teachers_name_need_not_be_utf_8(folder, tmp_path):
+    teacher = tmp_path / os.fsdecode(b"t\xff.safetensors")
+    shutil.copy(folder / "compact-0" / CHECKPOINT, teacher)
+    code, lines = reproduced(tmp_path / "distilled", "--seeds", 1, "--teacher", teacher)
+    assert code == 0 and lines[-1].endswith("/t\\udcff.safetensors")
+
+
+def test_neither_the_teacher_nor_a_pipe_becomes_the_table(folder, tmp_path):
+    for name, make in (("teacher", lambda path: shutil.copy(folder / "compact-0" / CHECKPOINT, path)),
+                       ("pipe", os.mkfifo)):  # fmt: skip
+        (tmp_path / name).mkdir()
+        make(table := tmp_path / name / reproduce.TABLE)
+        with pytest.raises(UserError, match=f"cannot write {table}: it is .*; give"):
+            reproduce.main(["--teacher", str(table), "--output-dir", str(tmp_path / name)])
+        assert os.listdir(tmp_path / name) == [reproduce.TABLE]
 
 
 def test_a_run_that_is_stopped_ends_the_command_with_its_exit_code(folder, monkeypatch):

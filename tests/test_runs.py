@@ -4,6 +4,7 @@ import dataclasses
 import os
 import random
 import shlex
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from stress import forks
 from stress.forks import wait_for
 from stress.outcome import epochs_done, outcome
 
-from mnist_sum import loss, models, runs
+from mnist_sum import cli, console, loss, models, runs
 from mnist_sum.console import UserError
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.runs import checkpoint, folder
@@ -33,8 +34,8 @@ SHORT = ["--save", "--data", "sample", "--limit", "64", "--epochs", "2", "--outp
 def launch(sample, tmp_path):
     """Start train.py in tmp_path with its output in the files out and err; returns its process id."""
 
-    def start(*argv, out=tmp_path / "out"):
-        return forks.start("train.py", argv, out, tmp_path / "err", cwd=tmp_path)
+    def start(*argv, out=tmp_path / "out", err=tmp_path / "err"):
+        return forks.start("train.py", argv, out, err, tmp_path, MNIST_SUM_MIRROR="http://127.0.0.1:9/")
 
     return start
 
@@ -109,9 +110,12 @@ def test_a_reader_of_stdout_that_leaves_does_not_end_the_training(launch, tmp_pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_stdout_on_a_full_disk_does_not_end_the_training(launch, tmp_path):
-    pid = launch(*SHORT, out="/dev/full")
-    assert (forks.wait(pid), (tmp_path / "err").read_text()) == (0, "")
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_a_stream_on_a_full_disk_does_not_end_the_training(stream, launch, tmp_path):
+    elsewhere = {"data": "auto", "data-dir": "nowhere"}  # so that there is a warning
+    flags = [text for name, value in elsewhere.items() for text in (f"--{name}", value)]
+    pid = launch(*SHORT, *flags, **{stream: "/dev/full"})
+    assert forks.wait(pid) == 0
     assert checkpoint.load(tmp_path / "run" / folder.CHECKPOINT)["epoch"] == 2
 
 
@@ -120,7 +124,7 @@ def test_a_disk_that_fills_up_in_mid_run_ends_it_with_one_line_and_the_last_good
     script, path = tmp_path / "small_disk.py", tmp_path / "run"
     script.write_text(
         "import resource, runpy\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))\n"
         f"runpy.run_path({str(TRAIN)!r}, run_name='__main__')\n"
     )
     code, _, stderr = forks.run(script, *SHORT, cwd=tmp_path)
@@ -228,6 +232,34 @@ def test_a_run_that_was_refused_does_not_occupy_its_folder(save, loads, tmp_path
     assert train(**settings).exit_code == 0
 
 
+@pytest.mark.parametrize("name", [folder.SETTINGS, folder.REPORT, "training.png"])
+def test_what_a_run_could_not_write_or_would_overwrite_is_said_before_it_begins(name, loads, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path / name}: it is a device or a pipe"):
+        train(**SETTINGS, output_dir=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([".lock", name])
+    train(**SETTINGS, save=True, output_dir=tmp_path / "run")
+    shutil.copy(tmp_path / "run" / folder.CHECKPOINT, tmp_path / "run" / "report.md")
+    for each in (folder.CHECKPOINT, folder.HISTORY):
+        (tmp_path / "run" / each).unlink()
+    with pytest.raises(UserError, match="report.md: it is read by this command; give another name"):
+        train(**SETTINGS, output_dir=tmp_path / "run", teacher=tmp_path / "run" / "report.md")
+
+
+@pytest.mark.parametrize("name", [".x.part", "-x", "x\n\x1b[31m\u2028", "数 é"])
+def test_a_folder_of_any_name_holds_a_run_and_the_hints_name_it(name, loads, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    train(15, **SETTINGS, save=True, output_dir=name)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    given = shlex.split(lines[-1].partition("resume with: ")[2])[3:]
+    assert cli.parse_train(given).resume == console.one_line(name)
+    if name.isprintable():
+        train(resume=name)
+        given = shlex.split(capsys.readouterr().out.partition("-m inference ")[2])
+        assert cli.parse_inference(given).checkpoint == [name]
+
+
 @pytest.mark.parametrize("name", [folder.CHECKPOINT, folder.HISTORY])
 def test_a_folder_that_holds_a_run_is_refused_and_kept(name, loads, tmp_path):
     (tmp_path / name).write_bytes(b"precious")
@@ -289,3 +321,35 @@ def test_the_default_checkpoint_is_the_newest_of_a_whole_epoch_else_the_shipped_
     for age, newest in enumerate(paths, 2**32):
         os.utime(newest, (age, age))
         assert folder.default_checkpoint() == newest
+
+
+def test_stray_files_under_runs_neither_fail_nor_hang_the_search_for_a_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for number, (kind, of_history) in enumerate(
+        [("text", b"a\xff\nb\n"), ("none", b"a\xff\nb\n"), ("pipe", b"a\nb\n"), ("link", b"a\nb\n"),
+         ("text", "pipe"), ("text", "folder"), ("folder", b"a\nb\n")]
+    ):  # fmt: skip
+        path = tmp_path / "runs" / str(number)
+        path.mkdir(parents=True)
+        for file, content in ((path / folder.CHECKPOINT, kind), (path / folder.HISTORY, of_history)):
+            make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda file: file.symlink_to("no"),
+                    "text": Path.touch, "none": lambda file: None}  # fmt: skip
+            file.write_bytes(content) if isinstance(content, bytes) else make[content](file)
+    assert folder.default_checkpoint() == Path("runs", "0", folder.CHECKPOINT)  # the one that may be a model
+    shutil.rmtree("runs/0")
+    assert folder.default_checkpoint() == models.shipped(DEFAULT_MODEL)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 256 + "/y"])
+def test_a_name_that_is_too_long_is_a_user_error(name, loads, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert folder.checkpoint_path(name) == Path(name)
+    for settings in (
+        dict(output_dir=name),
+        dict(teacher=name),
+        dict(model=f"{name}.py:X"),
+        dict(resume=name),
+    ):
+        with pytest.raises(UserError, match="too long|there is no checkpoint"):
+            train(**{**(SETTINGS if settings.keys() != {"resume"} else {}), **settings})
+    assert os.listdir() == []

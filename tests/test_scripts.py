@@ -15,7 +15,7 @@ from handwriting import drawn
 from mnist_sum.dataset import MnistSum
 from mnist_sum.evaluation.exhaustive import evaluate
 from mnist_sum.metrics import averages
-from mnist_sum.models import shipped
+from mnist_sum.models import compact, find, shipped
 from mnist_sum.recipes import CHOICES
 from mnist_sum.runs import checkpoint, report
 from mnist_sum.training import FIGURES, ROW
@@ -59,6 +59,14 @@ def test_training_prints_its_settings_a_line_an_epoch_and_what_is_next(trained):
         "saved: run/checkpoint.safetensors",
         "next: python -m inference --evaluate --checkpoint run",
     ]
+
+
+def test_a_report_is_written_without_docstrings_too(monkeypatch):
+    """As under PYTHONOPTIMIZE=2."""
+    state = SimpleNamespace(model=compact.Compact(), model_name="compact", architecture=find("compact"))
+    assert report._architecture(state) == compact.__doc__.strip()
+    monkeypatch.setattr(compact, "__doc__", None)
+    assert report._architecture(state) == "compact"
 
 
 def test_the_line_of_what_was_reached_fits_100_columns_on_mnist_too():
@@ -215,8 +223,8 @@ def test_own_images_of_any_name_are_predicted_and_a_bad_one_does_not_stop_the_ot
     [
         ("inference.py --total 1001 OWN", "--total 1001 is more than the 1,000 test images"),
         *[(f"inference.py OWN --output {name}", f"cannot write the picture {name}")
-          for name in ("no/such/folder.png", "picture.nonsense", "folder.png")],
-        ("inference.py --number 7 --image old/checkpoint.pt --output old/checkpoint.pt", "one of the images"),
+          for name in ("no/such/folder.png", "folder.png")],
+        ("inference.py --number 7 --image old/a.png --output old/a.png", "read by this command"),
         ("inference.py --checkpoint missing", "missing does not exist"),
         ("inference.py --checkpoint old", "old/checkpoint.safetensors does not exist"),
         ("inference.py --checkpoint old/checkpoint.pt", "train the model again, or use it with mnist_sum 1"),
@@ -232,12 +240,25 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, scri
         pytest.skip("there is a CUDA device")
     for folder in ("old", "folder.png"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "old" / "a.png").touch()
     (old := tmp_path / "old" / "checkpoint.pt").write_bytes(b"PK\x03\x04 and what else is in a zip")
     name, *flags = command.replace("OWN", shlex.join(map(str, own))).split()
     done = script(name, *flags, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"{name}: error: ") and words in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["folder.png", "old"] and old.read_bytes().endswith(b"in a zip")
+
+
+def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(script, own, tmp_path):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "matplotlibrc").write_bytes(b"text.usetex: True\nsavefig.bbox: tight\n# \xff\n")
+    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "odd" / "matplotlibrc")}
+    for name, environment in (("plain.png", {}), ("odd.png", odd)):
+        done = script(
+            "inference.py", *own, "--total", 2, "--seed", 3, "--output", name, cwd=tmp_path, **environment
+        )
+        assert done.returncode == 0 and done.stderr.count("\n") == 0
+    assert (tmp_path / "odd.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
 def test_resume_and_inference_find_mnist_where_the_run_had_it(script, mnist_folder, tmp_path):

@@ -1,19 +1,29 @@
 """Files that are whole or not there, folders with one writer, devices, and random draws."""
 
+import contextlib
 import errno
 import os
 import resource
+import secrets
+import shutil
+import socket
+import stat
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from mnist_sum import console
 from mnist_sum.console import UserError
-from mnist_sum.system import device
+from mnist_sum.system import device, files
 from mnist_sum.system.files import folder_lock, make_folder, write_atomically
 from mnist_sum.system.randomness import derived_seed, generator
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -68,16 +78,138 @@ def test_a_folder_that_cannot_be_written_into_is_named(name, tmp_path):
 
 
 def test_temporaries_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
-    for name in (".checkpoint.safetensors.part", ".history.csv.part", "mine.part", ".hidden"):
+    others = {".x.part", "mine.part", ".mnist_sum-notes.part", ".hidden"}
+    for name in (*others, files.TEMPORARY.format("0" * 32), files.TEMPORARY.format("f" * 32)):
         (tmp_path / name).touch()
+    (tmp_path / files.TEMPORARY.format("a" * 32)).mkdir()  # nothing of ours
     with folder_lock(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".hidden", ".lock", "mine.part"]
+        assert set(os.listdir(tmp_path)) == {*others, ".lock", files.TEMPORARY.format("a" * 32)}
 
 
-def test_a_lock_that_cannot_be_made_is_a_user_error(tmp_path):
-    (tmp_path / ".lock").mkdir()
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_cannot_be_made_is_a_user_error(make, tmp_path):
+    make(tmp_path / ".lock")
     with pytest.raises(UserError, match="cannot lock"), folder_lock(tmp_path):
         pass
+
+
+def test_a_run_whose_folder_was_deleted_writes_nothing_into_another_runs(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with folder_lock(folder):
+        write_atomically(folder / "file", b"first")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        with pytest.raises(UserError, match=f"{folder}, or .lock in it, was deleted while this run"):
+            write_atomically(folder / "file", b"first")
+        code = "import sys; from mnist_sum.system.files import *\n"
+        code += "with folder_lock(sys.argv[1]): write_atomically(sys.argv[1] + '/file', b'second')"
+        subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, check=True)
+        with pytest.raises(UserError, match="was deleted"):
+            write_atomically(folder / "file", b"first")
+    assert (folder / "file").read_bytes() == b"second"
+
+
+def special_files(folder):
+    """A pipe, a socket, a device, a link to one, and a folder, each made in the folder."""
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(folder):  # a socket's path has to be short
+        made.bind("socket")
+    (folder / "device link").symlink_to("/dev/null")
+    (folder / "folder").mkdir()
+    with contextlib.suppress(PermissionError):  # it takes root
+        os.mknod(folder / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    return sorted(folder.iterdir())
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    for path in special_files(tmp_path):
+        before = path.lstat()
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        with pytest.raises(UserError, match=f"cannot write {path}: it is {kind}; give the name of a file"):
+            write_atomically(path, b"content")
+        assert path.lstat() == before
+
+
+def test_a_link_to_a_file_is_replaced_and_the_file_it_names_kept(tmp_path):
+    (tmp_path / "other").write_bytes(b"other")
+    for target in ("other", "nowhere"):
+        (tmp_path / target[0]).symlink_to(target)
+        write_atomically(tmp_path / target[0], b"content")
+        assert not (tmp_path / target[0]).is_symlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "other": b"other", "o": b"content", "n": b"content"
+    }  # fmt: skip
+
+
+def test_what_lies_at_the_temporarys_name_is_neither_followed_nor_written(monkeypatch, tmp_path):
+    (tmp_path / "victim").write_bytes(b"victim")
+    for planted in (".file.part", f".probe-{os.getpid()}"):  # names that can be guessed are not used
+        (tmp_path / planted).symlink_to("victim")
+    make_folder(tmp_path)
+    write_atomically(tmp_path / "file", b"content")
+    (tmp_path / "file").unlink()
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    planted = tmp_path / files.TEMPORARY.format("guessed")
+    for plant in (lambda: planted.symlink_to("victim"), lambda: os.mkfifo(planted)):
+        plant()
+        with pytest.raises(UserError, match="cannot write .*file: File exists"):
+            write_atomically(tmp_path / "file", b"content")
+        plant()
+        with pytest.raises(UserError, match="cannot write into .*: File exists"):
+            make_folder(tmp_path)
+        planted.unlink()
+        assert (tmp_path / "victim").read_bytes() == b"victim" and not (tmp_path / "file").exists()
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_temporary(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_name_of_255_bytes_can_be_written_and_a_longer_one_is_a_user_error(tmp_path):
+    write_atomically(tmp_path / ("x" * 255), b"content")
+    assert os.listdir(tmp_path) == ["x" * 255]
+    for write in (files.check_output, lambda path: write_atomically(path, b"")):
+        with pytest.raises(UserError, match="cannot write .*: File name too long; give it another name"):
+            write(tmp_path / ("x" * 256))
+
+
+def test_an_input_is_never_an_output_whatever_it_is_called(tmp_path):
+    (tmp_path / "model").write_bytes(b"model")
+    (tmp_path / "link").symlink_to("model")
+    os.link(tmp_path / "model", tmp_path / "same")
+    inputs = ["nowhere", "", tmp_path / "model"]
+    for name in ("model", "link", "same", "../" + tmp_path.name + "/model"):
+        with pytest.raises(UserError, match="cannot write .*: it is read by this command; give another name"):
+            files.check_output(tmp_path / name, inputs)
+    files.check_output(tmp_path / "new", inputs)
+    (tmp_path / "other").touch()
+    files.check_output(tmp_path / "other", inputs)
+
+
+def test_a_standard_stream_that_goes_to_a_file_is_not_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    code = "import sys; from mnist_sum.system.files import *; write_atomically(sys.argv[1], b'content')"
+    with open(tmp_path / "out", "wb") as out:
+        command = [sys.executable, "-c", code, tmp_path / "link"]
+        done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert "it is a stream of this command; give another name" in done.stderr
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out").read_bytes() == b""
+
+
+def test_what_is_no_regular_file_is_not_read_or_waited_for(tmp_path):
+    for path in special_files(tmp_path):
+        with pytest.raises(OSError):  # noqa: PT011  its number depends on the kind
+            files.read_regular(path)
+    (tmp_path / "file").write_bytes(b"content")
+    assert files.read_regular(tmp_path / "file", 3) == b"con"
 
 
 def test_a_locked_folder_is_refused_or_waited_for(monkeypatch, tmp_path):
@@ -126,9 +258,3 @@ def test_draws_are_a_pure_function_of_seed_purpose_epoch_and_step():
     assert len(set(draws)) == len(places)
     assert draws == [torch.rand(1, generator=generator(*place)).item() for place in places]
     assert derived_seed(0, "order") == 1778561849141805087  # as in every version: runs can be repeated
-
-
-def test_a_folder_named_like_a_temporary_is_left_alone(tmp_path):
-    (tmp_path / ".x.part").mkdir()
-    with folder_lock(tmp_path):
-        assert (tmp_path / ".x.part").is_dir()

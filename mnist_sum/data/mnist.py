@@ -1,13 +1,14 @@
 """MNIST's four files: checked before use, downloaded where they are absent or damaged."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
 
 from mnist_sum.console import UserError
 from mnist_sum.data.download import LARGEST_FILE, fetch
-from mnist_sum.system.files import folder_lock, make_folder
+from mnist_sum.system.files import folder_lock, make_folder, read_regular
 
 # MD5 of the extracted files. A killed download can leave a truncated one behind.
 RAW_FILES = {
@@ -28,7 +29,7 @@ def load_mnist(folder):
     contents = {name: _read(raw / name, md5) for name, md5 in RAW_FILES.items()}
     wrong = [name for name, content in contents.items() if content is None]
     if wrong:
-        absent = not any((raw / name).exists() for name in RAW_FILES)
+        absent = not any(os.path.exists(raw / name) for name in RAW_FILES)
         state = "was not found" if absent else f"is incomplete or damaged ({', '.join(wrong)})"
         try:
             make_folder(raw)
@@ -48,8 +49,7 @@ def load_mnist(folder):
 def _read(path, md5):
     """The file's bytes as a uint8 tensor, or None if it cannot be read or has another MD5."""
     try:
-        with open(path, "rb") as file:
-            content = bytearray(file.read(LARGEST_FILE))
+        content = bytearray(read_regular(path, LARGEST_FILE))
     except OSError:
         return None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:

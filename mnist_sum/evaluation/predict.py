@@ -11,6 +11,7 @@ from mnist_sum.dataset import MnistSum, normalised, one_hot
 from mnist_sum.evaluation.exhaustive import require_numbers
 from mnist_sum.evaluation.occlusion import occlusion_maps
 from mnist_sum.images.novelty import unlike_digits
+from mnist_sum.system.files import check_output
 from mnist_sum.system.randomness import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are read of a folder
@@ -46,7 +47,8 @@ def image_files(paths, output, failed):
     """The image files that the paths name, a list: of a folder its PNG and JPEG files, by name.
 
     The output, which an earlier run may have put into the folder, is none of them. Where a folder has none
-    or cannot be read, the reason is printed as an error and the folder is added to the list failed.
+    or cannot be read, the reason is printed as an error and the folder is added to the list failed. Raises
+    UserError where the output is one of the files, or cannot be written.
     """
     files = []
     for path in paths:
@@ -68,6 +70,7 @@ def image_files(paths, output, failed):
             console.error(UserError(f"{path} is a folder without PNG or JPEG files"))
             failed.append(path)
         files += inside
+    check_output(output, files)
     return files
 
 
@@ -124,13 +127,6 @@ def doubts_about(digits):
         TOUCHING if digit.touching else NO_DIGIT if each else ""
         for digit, each in zip(digits, unlike, strict=True)
     ]
-
-
-def refuse_to_overwrite(files, output):
-    """Raise UserError where the output is one of the image files."""
-    for file in files:
-        if _same_file(file, output):
-            raise UserError(f"--output {output} is one of the images; give it another name")
 
 
 def _same_file(file, other):

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_sum import console, models
-from mnist_sum.console import UserError
+from mnist_sum.console import UserError, one_line
 from mnist_sum.contract import check
 from mnist_sum.data import Data, load
 from mnist_sum.recipes import default_batch_size, impossible_setting
 from mnist_sum.runs import checkpoint, folder, report
 from mnist_sum.runs.distillation import load_teacher
 from mnist_sum.system.device import choose_device, choose_precision, describe_device
-from mnist_sum.system.files import folder_lock, write_atomically
+from mnist_sum.system.files import check_output, folder_lock, write_atomically
 from mnist_sum.system.processes import broadcast, rank, size
 from mnist_sum.training import TrainingState, check_batch_size, new_state
 
@@ -61,7 +61,7 @@ class Run:
                      f"{len(self.data.test):,} test images")  # fmt: skip
         console.note(f"model: {state.model_name}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
                      f"lr {recipe.learning_rate:g} {recipe.schedule}, seed {state.seed}")  # fmt: skip
-        console.note(f"run: {self.path}")
+        console.note(f"run: {one_line(self.path)}")
         if summary:
             from mnist_sum.figures.layers import layer_table
 
@@ -95,17 +95,17 @@ class Run:
             self._save_checkpoint()
         if (plot_graph or write_report) and state.history:
             report.draw_pictures(state, self.data, self.path)
-            console.note(f"pictures: {', '.join(report.PICTURES)} in {self.path}")
+            console.note(f"pictures: {', '.join(report.PICTURES)} in {one_line(self.path)}")
         if write_report and state.history:
             described, environment = checkpoint.describe_data(self.data), checkpoint.environment(self._device)
             write_atomically(self.path / folder.REPORT, report.run_report(state, described, environment))
-            console.note(f"report: {self.path / folder.REPORT}")
+            console.note(f"report: {one_line(self.path / folder.REPORT)}")
         if state.history:
             console.note(report.result_line(state, len(self.data.test)))
         if not self.save:
             console.note(f"{'' if finished else 'stopped; '}nothing was saved; --save keeps the model")
         elif finished:
-            console.note(f"saved: {self.path / folder.CHECKPOINT}")
+            console.note(f"saved: {one_line(self.path / folder.CHECKPOINT)}")
             console.note(f"next: {folder.evaluate_command(self.path, state.architecture)}")
         else:
             console.note(f"stopped; resume with: {folder.resume_command(self.path, state.architecture)}")
@@ -150,6 +150,8 @@ def opened(device="auto", *, resume=None, output_dir=None, save=False, **setting
             if state.architecture.source is not None:
                 folder.refuse_other_content(path / folder.SOURCE, state.architecture.source, "network")
         if first:
+            for name in (*folder.WRITTEN, *report.PICTURES):
+                check_output(path / name, [settings.get("teacher") or ""])
             broadcast(images.name)
         with _stopping_on_signals(state):
             yield Run(state, images, data_dir, path, save or resume is not None)

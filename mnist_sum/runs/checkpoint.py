@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from shlex import quote
 
@@ -28,7 +29,7 @@ from mnist_sum.metrics import no_sums
 from mnist_sum.own import is_own_name
 from mnist_sum.recipes import Recipe, impossible_setting
 from mnist_sum.system.device import place
-from mnist_sum.system.files import write_atomically
+from mnist_sum.system.files import read_regular, write_atomically
 from mnist_sum.system.processes import size
 from mnist_sum.training import ROW, TrainingState, make_optimizer
 
@@ -125,15 +126,17 @@ def read_file(path, own=()):
     """
     path, limit = Path(path), LARGEST_OWN_FILE if own else LARGEST_FILE
     try:
-        if not path.is_file():
-            folder = "is a folder; name the checkpoint.safetensors in it"
-            raise UserError(f"{path} {folder if path.is_dir() else 'does not exist'}")
-        if path.stat().st_size > limit:
-            hint = "" if own else "; if the network is your own, name its file: --model FILE.py:NAME"
-            raise UserError(f"{path} is larger than the {limit >> 20} MB limit of a checkpoint{hint}")
-        return path.read_bytes()
+        content = read_regular(path, limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} does not exist") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        reason = "is a folder; name the checkpoint.safetensors in it"
+        reason = reason if os.path.isdir(path) else f"cannot be read: {error.strerror}"
+        raise UserError(f"{path} {reason}") from None
+    if len(content) > limit:
+        hint = "" if own else "; if the network is your own, name its file: --model FILE.py:NAME"
+        raise UserError(f"{path} is larger than the {limit >> 20} MB limit of a checkpoint{hint}")
+    return content
 
 
 def load(path, content=None, own=()):
@@ -252,6 +255,9 @@ def _checked(tensors, text, own):
     rows = history.tolist()
     if [row[0] for row in rows] != list(range(1, epoch + 1)):
         raise _InvalidCheckpoint("has a history that does not match its epoch")
+    accuracies = [column for column, name in enumerate(ROW) if name.endswith("accuracy")]
+    if (history < 0).any() or (history[:, accuracies] > 1).any():
+        raise _InvalidCheckpoint("has impossible values in its history")
     optimizer = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

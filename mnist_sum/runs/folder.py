@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 
 from mnist_sum import models
-from mnist_sum.console import UserError
+from mnist_sum.console import UserError, one_line
 from mnist_sum.data import default_folder
 from mnist_sum.recipes import DEFAULT_MODEL
-from mnist_sum.system.files import make_folder
+from mnist_sum.system.files import make_folder, read_regular
 
 RUNS = Path("runs")
 CHECKPOINT, TEACHER = "checkpoint.safetensors", "teacher.safetensors"  # the latter a copy, for --resume
 SOURCE = "model.py"  # a copy of the file of a network of the user's own
 HISTORY, SETTINGS, REPORT = "history.csv", "settings.json", "report.md"
+WRITTEN = (CHECKPOINT, HISTORY, SETTINGS, REPORT)
 
 
 def new_folder(requested, model_name):
@@ -45,8 +46,8 @@ def refuse_to_overwrite(folder, architecture):
 def refuse_other_content(path, content, what):
     """Raise UserError where anything but this content lies at the path of the run's copy of something."""
     try:
-        fits = not path.exists() or path.read_bytes() == content
-    except OSError:  # a folder, or a file that is not ours to read
+        fits = not os.path.lexists(path) or read_regular(path) == content
+    except OSError:  # a folder, a pipe, or a file that is not ours to read
         fits = False
     if not fits:
         raise UserError(f"{path} already exists and is not this run's {what}; choose another --output-dir")
@@ -54,13 +55,14 @@ def refuse_other_content(path, content, what):
 
 def resume_command(folder, architecture):
     """The command line that resumes the run in the folder."""
-    return shlex.join([*_script("train"), "--resume", str(folder), *_model(folder, architecture)])
+    given = [*_given("--resume", folder), *_model(folder, architecture)]
+    return one_line(shlex.join([*_script("train"), *given]))
 
 
 def evaluate_command(folder, architecture):
     """The command line that tests the model in the folder."""
-    model = _model(folder, architecture)
-    return shlex.join([*_script("inference"), "--evaluate", "--checkpoint", str(folder), *model])
+    given = [*_given("--checkpoint", folder), *_model(folder, architecture)]
+    return one_line(shlex.join([*_script("inference"), "--evaluate", *given]))
 
 
 def _script(name):
@@ -72,7 +74,12 @@ def _model(folder, architecture):
     """The flag that names the folder's copy of an own network."""
     if architecture.source is None:
         return []
-    return ["--model", f"{folder / SOURCE}:{architecture.name.rpartition(':')[2]}"]
+    return _given("--model", f"{folder / SOURCE}:{architecture.name.rpartition(':')[2]}")
+
+
+def _given(flag, value):
+    """The flag with its value, as argparse takes it: in one word where the value begins with a dash."""
+    return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
 
 
 def checkpoint_path(text):
@@ -80,7 +87,8 @@ def checkpoint_path(text):
     path, shipped = Path(text), models.shipped(text)
     if os.path.isdir(path):
         return path / CHECKPOINT
-    return shipped if path.name == str(text) and shipped.is_file() and not os.path.exists(path) else path
+    named = path.name == str(text) and os.path.isfile(shipped) and not os.path.exists(path)
+    return shipped if named else path
 
 
 def existing_folder(folder):
@@ -105,15 +113,16 @@ def data_folder(requested, recorded=None):
 
 def default_checkpoint():
     """The newest checkpoint of a whole epoch under runs/, else the one that ships with the package."""
-    trained = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if _epochs(path.parent)]
+    files = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if os.path.isfile(path)]
+    trained = [path for path in files if _epochs(path.parent) > 0]
     if trained:
-        return max(trained, key=lambda path: path.stat().st_mtime)
+        return max(trained, key=os.path.getmtime)
     return models.shipped(DEFAULT_MODEL)
 
 
 def _epochs(folder):
     """The whole epochs in the folder's history."""
     try:
-        return len((folder / HISTORY).read_bytes().splitlines()) - 1
+        return len(read_regular(folder / HISTORY).splitlines()) - 1
     except OSError:
         return 0

@@ -130,7 +130,8 @@ def _architecture(state):
     """The architecture in words: an own network's source, else the docstring of the model's module."""
     if state.architecture.source is not None:
         return state.architecture.source.decode("utf-8", "replace").strip()
-    return sys.modules[type(state.model).__module__].__doc__.strip()
+    text = sys.modules[type(state.model).__module__].__doc__
+    return (text or state.model_name).strip()  # python -OO keeps no docstrings
 
 
 def run_report(state, data, environment):

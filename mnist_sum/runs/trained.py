@@ -23,8 +23,8 @@ class Trained(namedtuple("Trained", "path model stored")):
     def describe(self):
         """In words: the model, its file, and what it was trained on."""
         trained = self.stored["data"]
-        return (f"{self.name} from {self.path}, trained for {self.stored['epoch']} epochs on "
-                f"{trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
+        return (f"{self.name} from {console.one_line(self.path)}, trained for {self.stored['epoch']} epochs "
+                f"on {trained['name']} ({trained['train_images']:,} images)")  # fmt: skip
 
     def predict(self, image, number):
         """The predict.Prediction for an image and a number 0 to 9.
