@@ -13,7 +13,7 @@ _stdout_is_json = _silent = False
 _program = "mnist_sum"
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
                  "start new thread", "could not create a primitive",
-                 "error return without exception set")  # fmt: skip
+                 "without exception set", "without setting an exception")  # fmt: skip
 
 
 class UserError(Exception):
@@ -126,7 +126,7 @@ def run_script(main, program):
 
 
 def _is_out_of_memory(problem):
-    """Whether the exception, or one that it came from, says so; PyTorch has no type of its own for it."""
+    """Whether the exception, or one it came from, says so; PyTorch and the loader have no type for it."""
     if isinstance(problem, MemoryError) or any(words in str(problem) for words in OUT_OF_MEMORY):
         return True
     return problem.__context__ is not None and _is_out_of_memory(problem.__context__)

@@ -171,7 +171,8 @@ def test_ctrl_c_is_not_lost_while_a_library_is_imported(swallow, tmp_path):
     interrupt = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / "library.py").write_text(f"{interrupt}{swallow}\n")
     (tmp_path / "x.py").write_text(
-        "from mnist_sum import console\n"
+        "import signal\nfrom mnist_sum import console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it is ignored
         "def main(argv):\n    import library\n    console.note('on and on')\n"
         "console.run_script(main, 'x.py')\n"
     )

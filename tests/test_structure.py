@@ -70,6 +70,10 @@ def test_a_script_has_at_most_80_lines(name):
     assert len((ROOT / name).read_text().splitlines()) <= 80
 
 
+def test_training_imports_the_console_alone_before_ctrl_c_is_handled():
+    assert set(imports(ast.Module(SOURCES["train"].body[:-2], []))) == {"mnist_sum", "mnist_sum.console"}
+
+
 def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 160
