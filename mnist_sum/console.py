@@ -121,7 +121,8 @@ def run_script(main, program):
               "where the memory is a GPU's")  # fmt: skip
         code = 1
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)
     sys.exit(code)
 
 

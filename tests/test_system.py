@@ -86,11 +86,12 @@ def test_temporaries_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
         assert set(os.listdir(tmp_path)) == {*others, ".lock", files.TEMPORARY.format("a" * 32)}
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
 def test_a_lock_that_cannot_be_made_is_a_user_error(make, tmp_path):
     make(tmp_path / ".lock")
     with pytest.raises(UserError, match="cannot lock"), folder_lock(tmp_path):
         pass
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 def test_a_run_whose_folder_was_deleted_writes_nothing_into_another_runs(tmp_path):

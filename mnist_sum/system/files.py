@@ -74,6 +74,10 @@ def read_regular(path, limit=-1):
         return file.read(limit)
 
 
+def _open_without_link(path, flags):
+    return _open_without_wait(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
 def _open_without_wait(path, flags):
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -116,7 +120,7 @@ def folder_lock(folder, wait=False):
     """
     folder = Path(folder)
     try:
-        file = open(folder / ".lock", "a+b", opener=_open_without_wait)  # noqa: SIM115  closed by the next line's with
+        file = open(folder / ".lock", "ab", opener=_open_without_link)  # noqa: SIM115  closed by the next with
     except OSError as error:
         raise UserError(f"cannot lock {folder}: {error.strerror}; choose another folder") from error
     with file:

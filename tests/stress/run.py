@@ -38,6 +38,7 @@ from mnist_sum.console import UserError  # noqa: E402
 from mnist_sum.data import download, mnist  # noqa: E402
 from mnist_sum.runs import checkpoint  # noqa: E402
 from mnist_sum.runs.folder import CHECKPOINT  # noqa: E402
+from mnist_sum.system.files import TEMPORARY  # noqa: E402
 
 CPU = torch.device("cpu")
 COLUMNS = ("fault", "cases", "caught", "harmless", "lost", "tracebacks")
@@ -123,7 +124,7 @@ def interrupt_runs(draw, cases, scratch, signals=(signal.SIGKILL,), saving=False
         pid, signum = start("train.py", resumed, out, err), draw.choice(signals)
         if counts.total() + pending < cases:
             if saving:
-                wait_for_save(folder / f".{CHECKPOINT}.part", draw)
+                wait_for_save(folder, draw)
             else:
                 if signum in STOPS:  # which the run handles from before it prints the head of its table
                     wait_for(lambda: "epoch " in out.read_text() or err.read_text())
@@ -156,13 +157,17 @@ def uninterrupted(folder, flags):
     return outcome(folder), time.monotonic() - began
 
 
-def wait_for_save(temporary, draw):
-    """Return as soon as one of the next few saves has its temporary file open."""
+def wait_for_save(folder, draw):
+    """Return as soon as one of the next few writes into the folder has its temporary file open."""
+
+    def writing():
+        return any(folder.glob(TEMPORARY.format("*")))
+
     for _ in range(draw.randint(1, 3)):
         end = time.monotonic() + 5
-        while not temporary.exists() and time.monotonic() < end:
+        while not writing() and time.monotonic() < end:
             pass
-        while draw.random() < 0.5 and temporary.exists():
+        while draw.random() < 0.5 and writing():
             pass
 
 
