@@ -182,7 +182,15 @@ def test_ctrl_c_is_not_lost_while_a_library_is_imported(swallow, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_ctrl_c_elsewhere_unwinds_and_its_handler_is_gone_with_the_script(end_of):
+@pytest.fixture
+def foreground():
+    """SIGINT as in the foreground; in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_elsewhere_unwinds_and_its_handler_is_gone_with_the_script(end_of, foreground):
     unwound, before = [], signal.getsignal(signal.SIGINT)
 
     def main(_):
