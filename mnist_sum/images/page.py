@@ -77,12 +77,7 @@ def find_digits(image):
         if not shapes:
             raise
     else:
-        tallest = max((shape.height for shape in shapes), default=0)
-        alone = sum(shape.height > RIVAL * tallest for shape in shapes) < 2
-        # Of strokes wider than a page's, parts are found, or what they enclose, which is of the other colour.
-        thick = single.stroke > WIDEST_STROKE * max(image.size) and _is_inside(single.box, image.size)
-        thick = thick and (len(shapes) <= PARTS or single.dark != dark)
-        if alone or thick and not unlike_digits(single.pixels[None]).item():
+        if _is_alone(single, shapes, dark, image.size):
             return [Found(1, 1, single.box, single.pixels, False)]
     found = []
     for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
@@ -90,6 +85,23 @@ def find_digits(image):
             box = tuple(round(side * scale) for side in shape.box)
             found.append(Found(line, place, box, shape.pixels(), shape.touching))
     return found
+
+
+def _is_alone(single, shapes, dark, size):
+    """Whether the single digit is all there is on an image of this (width, height), and the shapes are not.
+
+    dark: whether the shapes are dark on light.
+    """
+    if not shapes:
+        return True
+    if single.dark != dark:  # the shapes are what its strokes enclose, or it is the sheet that they are on
+        parts = unlike_digits(torch.stack([shape.pixels() for shape in shapes]))
+        return parts.float().mean() > 0.5 and not unlike_digits(single.pixels[None]).item()
+    tallest = max(shape.height for shape in shapes)
+    if sum(shape.height > RIVAL * tallest for shape in shapes) < 2:
+        return True
+    thick = single.stroke > WIDEST_STROKE * max(size) and _is_inside(single.box, size)  # it fell apart
+    return thick and len(shapes) <= PARTS and not unlike_digits(single.pixels[None]).item()
 
 
 def reading_order(boxes):
@@ -225,12 +237,19 @@ def _ink(pixels):
 
 
 def _contrast(pixels, shape):
-    """The difference between the shape's colour and that of the paper around it, of 255."""
+    """The difference between the shape's colour and that of what is around it, of 255, where that is least.
+
+    It is looked at on each side: what lies along the edge of a sheet is on one side like the sheet.
+    """
     left, top, right, bottom = shape.box
-    margin = shape.longer
-    around = pixels[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
-    inside = pixels[top:bottom, left:right][shape.mask]
-    return np.abs(np.median(inside, axis=0) - np.median(around, axis=(0, 1))).max()
+    margin = max(3, shape.longer // 3)
+    rows, columns = slice(top, bottom), slice(left, right)
+    sides = (
+        pixels[rows, max(0, left - margin) : left], pixels[rows, right : right + margin],
+        pixels[max(0, top - margin) : top, columns], pixels[bottom : bottom + margin, columns],
+    )  # fmt: skip
+    inside = np.median(pixels[rows, columns][shape.mask], axis=0)
+    return min(np.abs(inside - np.median(side, axis=(0, 1))).max() for side in sides if side.size)
 
 
 def _digits(ink):
