@@ -210,8 +210,8 @@ def parse_inference(argv):
     add("--total", type=count, metavar="N",
         help="predict N random test images, each with a random number (default: 25)")
     add("--image", nargs="+", action="extend", type=file_name, metavar="PATH",
-        help="predict your own images, PNG or JPEG of a digit or a page of digits; of a folder all that it "
-        "has (default: random test images)")
+        help="predict your own images, PNG or JPEG of a digit or a page of digits; of a folder those in it "
+        "by name, without its subfolders (default: random test images)")
     add("--number", type=digit, metavar="0-9",
         help="the number to add to each digit in each --image; required with --image (default: none)")
     add("--evaluate", action="store_true",

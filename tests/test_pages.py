@@ -20,6 +20,7 @@ from mnist_sum.images.page import MOST, reading_order
 from mnist_sum.models import shipped
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.runs.checkpoint import load_model
+from mnist_sum.runs.trained import load
 from tests import pages
 
 
@@ -154,7 +155,7 @@ def test_of_a_folder_the_images_are_read_by_name_a_page_line_by_line(script, tmp
     drawn(4, np.random.default_rng(4)).save(folder / "a.jpeg")
     (folder / "damaged.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image either")
-    flags = ("--image", folder, empty, "--number", 7, "--output", folder / "own.png")
+    flags = ("--image", folder, empty, "--number", 7, "--output", tmp_path / "own.png")
     done, as_json = (script("inference.py", *flags, *more) for more in ((), ("--json",)))
     assert done.returncode == as_json.returncode == 1
     assert done.stderr.splitlines() == [
@@ -174,7 +175,44 @@ def test_of_a_folder_the_images_are_read_by_name_a_page_line_by_line(script, tmp
         "  line 1     1", "             2", "  line 2     1",
     ]  # fmt: skip
     assert lines[0] == f"{folder / 'b.PNG'}: 3 digits in 2 lines" and len(lines) == 8
-    assert Image.open(folder / "own.png").height > 1500  # the pages are drawn beside the single digit
+    assert Image.open(tmp_path / "own.png").height > 1500  # the pages are drawn beside the single digit
+
+
+def test_a_picture_never_replaces_an_image_of_the_folder(script, tmp_path):
+    drawn(4, np.random.default_rng(4)).save(tmp_path / "predictions.png")
+    before = (tmp_path / "predictions.png").read_bytes()
+    done = script("inference.py", "--image", ".", "--number", 7, cwd=tmp_path)
+    assert done.returncode == 1 and "it is read by this command; give another name" in done.stderr
+    assert (tmp_path / "predictions.png").read_bytes() == before
+
+
+def test_from_python_a_page_of_several_digits_is_refused_with_their_number(tmp_path):
+    page, _ = page_of_sevens()
+    with pytest.raises(UserError, match="there are 3 digits on the page, and predict\\(\\) takes one"):
+        load("tiny").predict(page, 5)
+
+
+@pytest.mark.parametrize("table", [(30, 30, 30), (70, 48, 32)])
+def test_a_sheet_that_lies_askew_on_a_dark_table_is_no_digit(table):
+    sheet = Image.new("RGB", (800, 1080), (235, 235, 228))
+    pen = ImageDraw.Draw(sheet)
+    for left in (200, 400):
+        pen.line(((left, 500), (left + 90, 500), (left + 40, 640)), (25, 30, 60), 14)
+    page = Image.new("RGB", (1300, 1700), table)
+    turned = sheet.rotate(6, expand=True, fillcolor=table, resample=Image.Resampling.BICUBIC)
+    page.paste(turned, (200, 250))
+    assert [found.touching for found in images.find_digits(page)] == [False, False]
+
+
+@pytest.mark.parametrize("enlarged", [1, 8])
+def test_an_image_of_mnist_is_one_digit_on_a_page_too(sample, enlarged):
+    model, _ = load_model(shipped(DEFAULT_MODEL), torch.device("cpu"))
+    correct = 0
+    for pixels, digit in zip(sample.test.images[:40], sample.test.digits[:40].tolist(), strict=True):
+        image = Image.fromarray(pixels.numpy()).resize((28 * enlarged,) * 2).convert("RGB")
+        found = images.find_digits(image)
+        correct += len(found) == 1 and predict_batch(model, found[0].pixels[None], 0)[0].digit == digit
+    assert correct >= 38
 
 
 def test_unsure_answers_are_printed_with_the_reason_and_do_not_fail(script, tmp_path):

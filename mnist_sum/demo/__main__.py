@@ -1,4 +1,4 @@
-"""`python -m mnist_sum.demo`: a page to draw a digit on, which shows what the models predict.
+"""`python -m mnist_sum.demo`: a page on which to draw or photograph digits, with what the models predict.
 
 The page is served to this machine alone and loads nothing from any other. It needs the extra `demo`.
 """

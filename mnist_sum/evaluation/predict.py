@@ -46,9 +46,8 @@ def predict_batch(model, pixels, number):
 def image_files(paths, output, failed):
     """The image files that the paths name, a list: of a folder its PNG and JPEG files, by name.
 
-    The output, which an earlier run may have put into the folder, is none of them. Where a folder has none
-    or cannot be read, the reason is printed as an error and the folder is added to the list failed. Raises
-    UserError where the output is one of the files, or cannot be written.
+    Where a folder has none or cannot be read, the reason is printed as an error and the folder is added to
+    the list failed. Raises UserError where the output is one of the files, or cannot be written.
     """
     files = []
     for path in paths:
@@ -65,7 +64,6 @@ def image_files(paths, output, failed):
             os.path.join(path, name) for name in names
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]  # fmt: skip
-        inside = [file for file in inside if not _same_file(file, output)]
         if not inside:
             console.error(UserError(f"{path} is a folder without PNG or JPEG files"))
             failed.append(path)
@@ -127,10 +125,6 @@ def doubts_about(digits):
         TOUCHING if digit.touching else NO_DIGIT if each else ""
         for digit, each in zip(digits, unlike, strict=True)
     ]
-
-
-def _same_file(file, other):
-    return os.path.exists(file) and os.path.exists(other) and os.path.samefile(file, other)
 
 
 @torch.no_grad()

@@ -28,8 +28,8 @@ CORRECT, WRONG = "#1a7f37", "#c62828"
 LARGEST_GRID, LARGEST_COLUMN = 100, 12  # images that can be looked at: of predictions, of own images
 LOOKED_AT = "#e6007e"  # of an occlusion map; no other colour here is near it
 MAP_LEGEND = (
-    f"magenta: the share of the answer's probability that is lost when the {PATCH} × {PATCH} pixels around "
-    "are hidden (full colour: all of it)"
+    f"magenta: hiding the {PATCH} × {PATCH} pixels here makes the answer less probable (full colour: its "
+    "probability falls to 0)"
 )
 EXAMPLES_IN_A_ROW = 10  # of draw_occlusion
 IMAGE_LAYER, NUMBER_LAYER, EDGE = "#cfe3f5", "#fbdcc4", "#777777"  # of draw_model's boxes
@@ -252,7 +252,7 @@ def _draw_page(axes, case):
     axes.imshow(case["original"])
     axes.axis("off")
     unsure = sum(map(bool, case["doubts"]))
-    title = f"{len(case['cases'])} digits; blue: the digit, orange: the digit + {case['number']}"
+    title = f"{len(case['cases'])} digits; blue: the digit, orange: the sum with {case['number']}"
     title += f"; red, with a question mark: unsure ({unsure})" if unsure else ""
     axes.set_title(f"{_short(Path(case['file']).name, 40)}: {title}", fontsize=9, parse_math=False)
     boxes = case["scale"] * np.array([each["box"] for each in case["cases"]])

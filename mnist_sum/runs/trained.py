@@ -40,9 +40,9 @@ class Trained(namedtuple("Trained", "path model stored")):
                 raise UserError(f"a tensor has to be uint8 (28, 28), one image, not {image.dtype} "
                                 f"{tuple(image.shape)}")  # fmt: skip
         elif isinstance(image, (str, os.PathLike)):
-            image = images.load_image(image)[1]
+            image = _only(images.load_page(image)[1])
         elif hasattr(image, "convert"):
-            image = images.prepare(images.to_rgb(image))
+            image = _only(images.find_digits(images.to_rgb(image)))
         else:
             raise UserError(f"an image is a path, a PIL image or a tensor, not a {type(image).__name__}")
         return predict(self.model, image, int(number))
@@ -62,6 +62,14 @@ class Trained(namedtuple("Trained", "path model stored")):
             )
         console.note(f"data: {found.name}, {len(found.test):,} test images")
         return found
+
+
+def _only(found):
+    """The pixels of the one images.Found on a page; raises UserError where there are several."""
+    if len(found) > 1:
+        raise UserError(f"there are {len(found)} digits on the page, and predict() takes one; crop the image "
+                        "to it, or use inference.py --image")  # fmt: skip
+    return found[0].pixels
 
 
 def load(checkpoint, device="auto", own=()):
