@@ -208,11 +208,11 @@ def test_a_sheet_that_lies_askew_on_a_dark_table_is_no_digit(table):
 def test_an_image_of_mnist_is_one_digit_on_a_page_too(sample, enlarged):
     model, _ = load_model(shipped(DEFAULT_MODEL), torch.device("cpu"))
     correct = 0
-    for pixels, digit in zip(sample.test.images[:40], sample.test.digits[:40].tolist(), strict=True):
+    for pixels, digit in zip(sample.test.images[:20], sample.test.digits[:20].tolist(), strict=True):
         image = Image.fromarray(pixels.numpy()).resize((28 * enlarged,) * 2).convert("RGB")
         found = images.find_digits(image)
         correct += len(found) == 1 and predict_batch(model, found[0].pixels[None], 0)[0].digit == digit
-    assert correct >= 38
+    assert correct >= 19
 
 
 def test_unsure_answers_are_printed_with_the_reason_and_do_not_fail(script, tmp_path):
