@@ -472,7 +472,7 @@ def possible(arguments):
     return all(check(given[name]) for name, check in checks.items() if name in given)
 
 
-# Own images. "Caught" is a UserError of one line that names the file, "harmless" a 28x28 image.
+# Own images. "Caught" is a UserError of one line that names the file, "harmless" 28x28 images.
 
 
 def fuzz_images(draw, cases, scratch):
@@ -483,10 +483,13 @@ def fuzz_images(draw, cases, scratch):
         image.save(buffer, "JPEG" if len(contents) == 3 else "PNG")
         contents.append(buffer.getvalue())
     path, counts = scratch / "page", Counter()
+
+    def are_digits(loaded):
+        return all(found.pixels.shape == (28, 28) for found in loaded[1])
+
     for _ in range(cases):
         path.write_bytes(mutated(draw, draw.choice(contents)))
-        seen = partial(images.load_image, path)
-        counts[verdict(seen, [str(path)], lambda loaded: loaded[1].shape == (28, 28))] += 1
+        counts[verdict(partial(images.load_page, path), [str(path)], are_digits)] += 1
     return counts
 
 
