@@ -16,7 +16,8 @@ from test_images import ON_ITS_SIDE, page_without_one_digit, seven
 from mnist_sum import data, images
 from mnist_sum.console import UserError
 from mnist_sum.evaluation.predict import predict_batch
-from mnist_sum.images.page import MOST, reading_order
+from mnist_sum.images.page import MOST
+from mnist_sum.images.reading_order import reading_order
 from mnist_sum.models import shipped
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.runs.checkpoint import load_model

@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 
 from mnist_sum.console import UserError
 from mnist_sum.images.novelty import unlike_digits
-from mnist_sum.images.prepare import as_mnist, single_digit
+from mnist_sum.images.prepare import BLOB, HOLES, as_mnist, single_digit
+from mnist_sum.images.reading_order import reading_order
 
 SIDE, LEAST = 1600, 200  # an image that is smaller is enlarged
 MOST = 200  # digits on a page
@@ -29,9 +30,7 @@ FAINTEST = 0.08  # of the paper's brightness: by how much the darkest ink is dar
 LEVELS = 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what is ink; the higher ones part what is too large
 GRAIN = 12  # pixels of a shape: smaller ones are noise
 NET = 0.4  # of the longer side: a shape larger than this may be lines of the paper with digits on them
-HOLES = 3  # of a digit at most, as in prepare()
 BORDER = 2  # pixels from the image's border: what comes closer is cut by it, a table say
-BLOB = 0.4  # of a shape's longer side: what is thicker is no stroke
 
 DIRT, FAINT = 0.04, 0.6  # of the usual area and darkness: what is smaller or fainter is no digit's stroke
 PART, GAP = 0.75, 0.15  # of the usual height: a digit's part is lower, and no farther from the rest of it
@@ -44,7 +43,6 @@ PARTS = 3  # of a single digit with wider strokes
 RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
 PREPARED = 100  # the longer side from which a digit is scaled to 28x28
 EIGHT = np.ones((3, 3))  # a pixel's neighbours
-STEEPEST = 12  # degrees by which a page's lines rise or fall
 
 
 @dataclass(frozen=True)
@@ -102,36 +100,6 @@ def _is_alone(single, shapes, dark, size):
         return True
     thick = single.stroke > WIDEST_STROKE * max(size) and _is_inside(single.box, size)  # it fell apart
     return thick and len(shapes) <= PARTS and not unlike_digits(single.pixels[None]).item()
-
-
-def reading_order(boxes):
-    """Boxes (left, top, right, bottom) -> the page's lines from top to bottom, each a list of the boxes'
-    indices from left to right.
-
-    Seen along its lines, a page's digits cover least of its height, and what they leave free lies between
-    the lines. So the page may be askew, by up to STEEPEST degrees.
-    """
-    left, top, right, bottom = np.asarray(boxes, dtype=np.float64).T
-    usual, candidates = np.median(bottom - top), []
-    for degrees in np.arange(-STEEPEST, STEEPEST + 0.5, 0.5):
-        centre = (top + bottom) / 2 - (left + right) / 2 * np.tan(np.radians(degrees))
-        lines, covered = _overlapping(centre, (bottom - top) / 4)  # the middle half of each digit
-        candidates.append((covered / usual + 0.05 * abs(degrees), abs(degrees), lines))
-    *_, lines = min(candidates)
-    return [sorted(line, key=lambda i: left[i] + right[i]) for line in lines]
-
-
-def _overlapping(centre, half):
-    """The intervals centre ± half, in groups that overlap: (lists of indices, the length covered in all)."""
-    groups, covered, end = [], 0.0, -np.inf
-    for i in np.argsort(centre - half):
-        if centre[i] - half[i] > end:
-            groups.append([])
-            end = centre[i] - half[i]
-        groups[-1].append(int(i))
-        covered += max(0.0, centre[i] + half[i] - end)
-        end = max(end, centre[i] + half[i])
-    return groups, covered
 
 
 @dataclass
