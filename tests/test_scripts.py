@@ -255,14 +255,15 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, scri
 
 def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(script, own, tmp_path):
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "matplotlibrc").write_bytes(b"text.usetex: True\nsavefig.bbox: tight\n# \xff\n")
-    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "odd" / "matplotlibrc")}
-    for name, environment in (("plain.png", {}), ("odd.png", odd)):
-        done = script(
-            "inference.py", *own, "--total", 2, "--seed", 3, "--output", name, cwd=tmp_path, **environment
-        )
-        assert done.returncode == 0 and done.stderr.count("\n") == 0
-    assert (tmp_path / "odd.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+    (tmp_path / "odd" / "matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: tight\n")
+    (tmp_path / "rc").write_bytes(b"# \xff\n")
+    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}
+    pictures = [tmp_path / "plain.png", tmp_path / "odd" / "odd.png", tmp_path / "odd" / "here.png"]
+    for path, environment in zip(pictures, ({}, odd, {}), strict=True):
+        flags = (*own, "--total", 2, "--seed", 3, "--output", path)
+        done = script("inference.py", *flags, cwd=path.parent, **environment)
+        assert done.returncode == 0 and done.stderr == ""
+    assert len({path.read_bytes() for path in pictures}) == 1
 
 
 def test_resume_and_inference_find_mnist_where_the_run_had_it(script, mnist_folder, tmp_path):

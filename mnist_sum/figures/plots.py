@@ -7,11 +7,13 @@ which a notebook shows.
 
 import io
 import math
+import os
 import textwrap
 import warnings
 from itertools import product
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -21,6 +23,9 @@ from matplotlib.patches import Rectangle
 from mnist_sum.console import UserError, one_line
 from mnist_sum.evaluation.occlusion import PATCH
 from mnist_sum.system.files import write_atomically
+
+if os.environ.get("MATPLOTLIBRC") == os.devnull:  # as run_script() has it; but a matplotlibrc where the
+    matplotlib.rcdefaults()  # command was started has come first
 
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 OUTPUTS = (("digit", DIGIT), ("sum", SUM))
@@ -70,7 +75,7 @@ def _save(figure, path):
         if path is None:
             return Picture(content.getvalue())
         return write_atomically(path, content.getvalue())
-    except (UserError, OSError, ValueError) as error:  # ValueError: the picture is too large
+    except (UserError, OSError, ValueError, OverflowError) as error:  # too large, or an odd date for its file
         reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise UserError(f"cannot write the picture {path}: {reason}") from error
 
