@@ -78,6 +78,8 @@ RECIPES = {
         augmentation="affine", averaging="ema", weight_decay=1e-4, smallest_batch=128,
     ),
 }  # fmt: skip
+# Models of the study `pairs` alone, each a network of one's own in a file of mnist_sum/studies/.
+STUDIED = {"learned_table": "learned_table.py:LearnedTable"}
 DEFAULT_MODEL = "tiny"
 OWN = Recipe(10, 128, 0.001, "onecycle", "adam")  # of a network of your own, unless its file has a RECIPE
 

@@ -5,14 +5,11 @@ at any time and resumes where it was when it is given again. After every run it 
 reproduction.md there, and a picture of parameters against accuracy to reproduction.png.
 """
 
-import os
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 from mnist_sum import cli, console
 from mnist_sum.console import UserError
-from mnist_sum.recipes import Recipe
 
 TABLE, PICTURE = "reproduction.md", "reproduction.png"
 # Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
@@ -33,6 +30,7 @@ def main(argv):
 
     from mnist_sum import models
     from mnist_sum.runs.folder import checkpoint_path
+    from mnist_sum.runs.series import train
     from mnist_sum.system.files import check_output, write_atomically
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
@@ -47,7 +45,7 @@ def main(argv):
     for seed in range(args.seeds):
         for model, architecture in architectures.items():
             run_folder = folder / f"{architecture.slug}-{seed}"
-            if code := train(model, architecture, seed, run_folder, args.data_dir, teacher, sha256):
+            if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
                 return code
             finished[architecture].append(run_figures(run_folder, args.data_dir, model))
             table = results_table(finished, teacher)
@@ -71,41 +69,13 @@ def teacher_sha256(path, architectures):
     return stored["sha256"]
 
 
-def train(model, architecture, seed, folder, data_dir, teacher, sha256):
-    """Do the run, or resume it, in its folder; return its exit code, 0 when it has done all its epochs."""
-    from mnist_sum import runs
-    from mnist_sum.runs import checkpoint
-    from mnist_sum.runs.folder import CHECKPOINT
-    from mnist_sum.system.device import choose_device, keep_freed_memory
-    from mnist_sum.training import fit
-
-    path, recipe = folder / CHECKPOINT, replace(architecture.recipe, teacher=sha256)
-    if os.path.exists(path):
-        stored = checkpoint.load(path, own=[architecture])
-        begun = stored["model_name"], stored["source_sha256"], Recipe(**stored["recipe"])
-        if begun != (architecture.name, architecture.sha256, recipe):
-            raise UserError(f"{folder} holds a run by another recipe than {architecture.name}'s of this "
-                            "version, of a file that has changed, or by another teacher; move it away, or "
-                            "choose another --output-dir")  # fmt: skip
-        if stored["epoch"] == recipe.epochs:
-            return 0
-        settings = {"resume": folder}
-    else:
-        settings = {"seed": seed, "data": "mnist", "save": True, "output_dir": folder, "teacher": teacher}
-    keep_freed_memory()
-    with runs.opened(choose_device("auto"), model=model, data_dir=data_dir, **settings) as run:
-        run.announce()
-        for row in fit(run.state, run.data.train, run.data.test):
-            run.record(row)
-        run.finish()
-    return run.exit_code
-
-
 def results_table(finished, teacher=None):
     """A Markdown table of {Architecture: [run_figures of each seed]}: means and standard deviations.
 
     Below it, where the runs had a teacher, the name of its file.
     """
+    from mnist_sum.runs.series import mean_and_deviation
+
     lines = [
         "| model | parameters | digit % | sum % | joint % | consistent % | reported | epochs | seconds "
         "| images/s | seeds | device |",
@@ -166,12 +136,6 @@ def run_figures(folder, data_dir, model):
         "images_per_second": row["images_per_second"],
         "device": f"{trained.stored['environment']['device']}, {trained.stored['precision']}",
     }
-
-
-def mean_and_deviation(values):
-    """ "mean ± standard deviation" over the seeds."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":
