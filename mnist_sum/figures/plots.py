@@ -392,6 +392,32 @@ def draw_parameters(models, others, path=None):
     return _save(figure, path)
 
 
+def draw_sums(measured, ceilings, others, path=None):
+    """Digits N of the two numbers (logarithmic) against the accuracy of their sum, in percent.
+
+    measured: {name: {N: (mean, standard deviation)}}; ceilings: {name: {N: the digit's accuracy to the power
+    2N}}; others: {name: {N: accuracy}}, as reported elsewhere.
+    """
+    figure = _figure(path, 9, 5.6)
+    axes = figure.subplots()
+    for other, figures in enumerate(others.values()):
+        axes.plot(figures.keys(), figures.values(), "x", color="#777777", markersize=6,
+                  label="_" * other + "other systems, as reported")  # fmt: skip
+    for (name, figures), colour in zip(measured.items(), (DIGIT, SUM), strict=False):
+        means, deviations = zip(*figures.values(), strict=True)
+        axes.errorbar(figures.keys(), means, yerr=deviations, color=colour, capsize=3, fmt="o-", markersize=5,
+                      label=f"{name}, ± standard deviation over seeds")  # fmt: skip
+        axes.plot(ceilings[name].keys(), ceilings[name].values(), ":", color=colour,
+                  label=f"{name}: digit accuracy to the power 2N")  # fmt: skip
+    ticks = sorted({places for figures in (*measured.values(), *others.values()) for places in figures})
+    axes.set(xscale="log", xlabel="digits of each number, N", ylabel="accuracy of the sum (%)")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    figure.suptitle("Two handwritten numbers, trained on their sums alone")
+    _legend(axes)
+    return _save(figure, path)
+
+
 def _name_points(figure, axes, points):
     """Write each name beside its highest point, where it covers nothing; points: {name: (x, [y, ...])}."""
     figure.draw_without_rendering()  # now everything has its place

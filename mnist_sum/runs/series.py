@@ -10,7 +10,7 @@ from mnist_sum.recipes import Recipe, default_batch_size
 from mnist_sum.runs import checkpoint
 from mnist_sum.runs.folder import CHECKPOINT
 from mnist_sum.system.device import choose_device, keep_freed_memory
-from mnist_sum.system.files import read_regular, write_atomically
+from mnist_sum.system.files import make_folder, read_regular, write_atomically
 from mnist_sum.training import fit
 
 ROW = "row.json"
@@ -66,6 +66,16 @@ def read_row(folder, expected):
     if not fits:
         raise UserError(f"{folder / ROW} is not the result of the run in that folder; move it away, or "
                         "choose another --output-dir")  # fmt: skip
+    return row
+
+
+def row_of(folder, expected, run):
+    """The row of the run in the folder: as it lies there, else expected and what run() returns, a dict, which
+    is then written. Raises UserError as read_row does."""
+    row = read_row(folder, expected)
+    if row is None:
+        row = expected | run()
+        write_row(make_folder(folder), row)
     return row
 
 
