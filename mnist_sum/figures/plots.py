@@ -380,16 +380,22 @@ def draw_parameters(models, others, path=None):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.15)
     worst = min(min(values) for _, values in points.values())
-    # Errors are what differs: half of them is as far as half of the next half.
-    axes.set_yscale("function", functions=(lambda y: -np.log10(np.clip(100.05 - y, 1e-3, None)),
-                                           lambda z: 100.05 - 10**-z))  # fmt: skip
-    ticks = (80, 85, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8)
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    _errors_scale(axes, (80, 85, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8), 100.05)
     axes.set_ylim(worst - 3, 99.85)
     figure.suptitle("Parameters against accuracy")
     _legend(axes)
     _name_points(figure, axes, points)
     return _save(figure, path)
+
+
+def _errors_scale(axes, ticks, end):
+    """An axis of accuracies, in percent, on which half of the errors is as far as half of the next half.
+
+    end, a little above 100, is where it would be infinitely far.
+    """
+    axes.set_yscale("function", functions=(lambda y: -np.log10(np.clip(end - y, 1e-3, None)),
+                                           lambda z: end - 10**-z))  # fmt: skip
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def draw_sums(measured, ceilings, others, path=None):
@@ -413,6 +419,8 @@ def draw_sums(measured, ceilings, others, path=None):
     axes.set(xscale="log", xlabel="digits of each number, N", ylabel="accuracy of the sum (%)")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+    _errors_scale(axes, (20, 40, 60, 70, 80, 85, 90, 95, 97, 98, 99), 100.5)
+    axes.set_ylim(20, 99.5)
     figure.suptitle("Two handwritten numbers, trained on their sums alone")
     _legend(axes)
     return _save(figure, path)

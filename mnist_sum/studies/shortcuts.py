@@ -40,7 +40,7 @@ PUBLISHED = """\
 | DPL (DeepProbLog's loss), as reported | 98.24 | 5.81 | - | - | - | - |
 | NeSyDM, as reported | 99.12 | 28.44 ± 0.90 | - | - | - | - |
 
-Reported in NeSyDM's paper, table 3, for rsbench's network and images. The calibration error is the digit's."""
+Reported: NeSyDM's paper, table 3, with rsbench's network and images. The calibration error is the digit's."""
 
 
 def study(data, data_dir, split, seeds, output_dir, quick):
