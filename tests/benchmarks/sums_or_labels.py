@@ -3,8 +3,8 @@
     python tests/benchmarks/sums_or_labels.py --data-dir DIR --seeds 10 --output-dir runs/sums_or_labels
 
 Trains the network of track b (mnist_sum/studies/sums.py, N = 15) on 50,000 training images, once by the sums,
-once by the labels, all else being the same: weights, batches, augmentation, rate, clipping, and a loss that is
-the sum over an example's thirty digits. Prints the digits' errors on the other 10,000 training images,
+once by the labels, all else being the same: weights, batches, augmentation, rate, clipping, and a loss that
+adds up an example's thirty digits. Prints the digits' errors on the other 10,000 training images,
 seed by seed, and the mean difference with its standard error. By hand; a finished run is not done again.
 """
 
