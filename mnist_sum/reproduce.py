@@ -28,22 +28,18 @@ def main(argv):
     args = cli.parse_reproduce(argv, __doc__)
     folder = Path(args.output_dir)
 
-    from mnist_sum import models
     from mnist_sum.runs.folder import checkpoint_path
-    from mnist_sum.runs.series import train
+    from mnist_sum.runs.series import architectures, train
     from mnist_sum.system.files import check_output, write_atomically
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
     for name in TABLE, PICTURE:
         check_output(folder / name, [teacher or ""])
-    architectures = {model: models.find(model) for model in args.models}
-    names = [architecture.name for architecture in architectures.values()]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two of the models are called {twice[0]}; rename the file of one")
-    sha256 = "none" if teacher is None else teacher_sha256(teacher, architectures.values())
-    finished = {architecture: [] for architecture in architectures.values()}
+    found = architectures(args.models)
+    sha256 = "none" if teacher is None else teacher_sha256(teacher, found.values())
+    finished = {architecture: [] for architecture in found.values()}
     for seed in range(args.seeds):
-        for model, architecture in architectures.items():
+        for model, architecture in found.items():
             run_folder = folder / f"{architecture.slug}-{seed}"
             if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
                 return code

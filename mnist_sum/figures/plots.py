@@ -310,6 +310,34 @@ def draw_sum_grid(accuracy, title, path=None):
     return _save(figure, path)
 
 
+def draw_pair_grids(grids, path=None):
+    """A row of grids for each model: the sum's accuracy by digit and number; held-out pairs are outlined.
+
+    grids: {model: {title: (accuracy (10, 10), a fraction or NaN, held out (10, 10) bool)}}.
+    """
+    titles = list(dict.fromkeys(title for columns in grids.values() for title in columns))
+    figure = _figure(path, 1.7 * len(titles) + 1.6, 1.75 * len(grids) + 0.8)
+    all_axes = figure.subplots(len(grids), len(titles), squeeze=False, sharex=True, sharey=True)
+    for (model, columns), row in zip(grids.items(), all_axes, strict=True):
+        row[0].set_ylabel(f"{_short(model, 24)}\ndigit", fontsize=9, parse_math=False)
+        for title, axes in zip(titles, row, strict=True):
+            axes.set(xticks=(0, 9), yticks=(0, 9))
+            if title not in columns:
+                axes.axis("off")
+                continue
+            accuracy, held_out = columns[title]
+            image = axes.imshow(100 * accuracy, cmap="RdYlGn", vmin=0, vmax=100)
+            for digit, number in np.argwhere(held_out):
+                axes.add_patch(Rectangle((number - 0.5, digit - 0.5), 1, 1, fill=False, linewidth=0.9))
+    for axes, title in zip(all_axes[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    for axes in all_axes[-1]:
+        axes.set_xlabel("number", fontsize=9)
+    figure.colorbar(image, ax=all_axes, shrink=0.5, aspect=30, label="accuracy of the sum (%)")
+    figure.suptitle("Outlined: pairs of digit and number that were held out of training")
+    return _save(figure, path)
+
+
 def draw_reliability(curves, title, path=None):
     """Reliability diagrams. curves: {output: (confidence, accuracy, share, calibration error)}, the first
     three (bins,), all of them fractions."""

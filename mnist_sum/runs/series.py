@@ -16,6 +16,16 @@ from mnist_sum.training import fit
 ROW = "row.json"
 
 
+def architectures(names):
+    """{name: Architecture} of the models, as models.find takes them; raises UserError where two of them
+    are called the same."""
+    found = {name: models.find(name) for name in names}
+    called = [architecture.name for architecture in found.values()]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise UserError(f"two of the models are called {twice[0]}; rename the file of one")
+    return found
+
+
 def train(model, folder, seed, data, data_dir=None, teacher=None, teacher_sha256="none", **overrides):
     """Do the run, or resume it, in its folder; return its exit code, 0 when it has done all its epochs.
 
