@@ -263,7 +263,7 @@ def study(digits, track, data, data_dir, split, seeds, output_dir, quick):
     ]
     rows = []
     for places, one, seed in console.progress(plan, desc="runs"):
-        recipe = recipe_of(one, places, quick)
+        recipe = recipe_of(one, places, quick).overridden(split=split)
         expected = {"track": one, "digits": places, "seed": seed, **about, "recipe": asdict(recipe)}
         task = partial(run, one, places, seed, loaded, recipe, device)
         rows.append(row_of(folder / f"{one}-{places}-{seed}", expected, task))
