@@ -20,11 +20,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mnist_sum.console import UserError
-from mnist_sum.recipes import OWN, RECIPES, Recipe, impossible_setting
+from mnist_sum.recipes import HEXADECIMAL, OWN, RECIPES, Recipe, impossible_setting
 from mnist_sum.system.files import read_regular
 
 SUFFIX = ".py:"
-SETTINGS = [name for name in Recipe.__dataclass_fields__ if name != "teacher"]  # a teacher is a run's
+SETTINGS = [name for name in Recipe.__dataclass_fields__ if name not in HEXADECIMAL]  # those are a run's
 SHOWN = 5  # lines of the user's code, the last ones, where it fails
 
 

@@ -18,6 +18,7 @@ PARSERS = {
     "train.py": cli.parse_train,
     "inference.py": cli.parse_inference,
     "mnist_sum.reproduce": partial(cli.parse_reproduce, description="Reproduce."),
+    "mnist_sum.study": partial(cli.parse_study, description="Study."),
     "mnist_sum.export": partial(cli.parse_export, description="Export."),
     "mnist_sum.demo": partial(cli.parse_demo, description="Demo."),
 }
@@ -43,6 +44,12 @@ REFUSED = {
     "mnist_sum.reproduce": [
         "--models", "--models resnet", "--models compact resnet", "--seeds 0", "--seeds x", "--data-dir ''",
         "--teacher ''", "--output-dir ''", "--unknown", "stray",
+    ],
+    "mnist_sum.study": [
+        "pairs --models", "pairs --models resnet", "pairs --seeds 0", "pairs --data cifar",
+        "pairs --data-dir ''", "pairs --split pooled", "pairs --output-dir ''", "pairs --digits 2",
+        "pairs --track a", "sums --digits", "sums --digits 0", "sums --track c", "sums --models compact",
+        "shortcuts --digits 1", "shortcuts --models compact", "pairs --unknown",
     ],
     "mnist_sum.export": ["--output", "--output ''", "--unknown", "one two"],
     "mnist_sum.demo": ["--port -1", "--port 65536", "--port x", "--checkpoint", "--checkpoint ''", "stray"],

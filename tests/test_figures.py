@@ -62,6 +62,17 @@ def test_history_shows_digit_and_sum_where_they_coincide(tmp_path):
     assert share_of_colour(tmp_path / "testing.png", light_sum) > 0.001
 
 
+def test_held_out_pairs_are_outlined_where_they_are(figure_of):
+    held_out = np.zeros((10, 10), dtype=bool)
+    held_out[7, 2] = True
+    grid = np.linspace(0, 1, 100).reshape(10, 10)
+    grids = {"compact": {"a": (grid, held_out)}, "tiny": {"a": (grid, ~held_out), "b": (grid, held_out)}}
+    first, absent, second, third = figure_of(plots.draw_pair_grids, grids).axes[:4]
+    assert [len(axes.patches) for axes in (first, absent, second, third)] == [1, 0, 99, 1]
+    assert first.patches[0].get_xy() == (1.5, 6.5) and first.images[0].get_array()[7, 2] == 100 * grid[7, 2]
+    assert not absent.axison and "tiny" in second.get_ylabel() and absent.get_title() == "b"
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_legends_of_the_history_cover_no_curve(part, figure_of):
     history = [dict.fromkeys(ROW, 0.5) | {"epoch": epoch} for epoch in (1, 2)]
