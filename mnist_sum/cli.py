@@ -259,11 +259,13 @@ def parse_inference(argv):
         if arguments.number is None:
             parser.error("--image needs --number, the number to add")
     arguments.total = arguments.total or 25
+    if arguments.seed is None:
+        arguments.seed = int.from_bytes(os.urandom(4))
     if arguments.output is None:
-        default = "evaluation" if arguments.evaluate else "predictions.png"
-        arguments.output = "comparison.png" if several else default
-    suffix = os.path.splitext(arguments.output)[1]
-    if (several or not arguments.evaluate) and suffix.lower() not in PICTURE_SUFFIXES:
+        default = "comparison.png" if several else None if arguments.evaluate else "predictions.png"
+        arguments.output = "evaluation" if arguments.plot_graph else default
+    suffix = os.path.splitext(arguments.output or "")[1]
+    if not arguments.plot_graph and suffix.lower() not in PICTURE_SUFFIXES:
         parser.error(f"--output {arguments.output} is no picture; use the suffix .png, .jpg, .pdf or .svg")
     return arguments
 

@@ -138,8 +138,10 @@ def test_inference_flags_that_cannot_be_combined_are_named(flags, words, capsys)
     [
         ("train.py", "", {"model": "tiny", "seed": 0, "save": False, "limit": None, "resume": None}),
         ("train.py", "--summarize --lr 1e-3", {"summary": True, "lr": 0.001}),
-        ("inference.py", "", {"total": 25, "seed": None, "checkpoint": None, "output": "predictions.png"}),
+        ("inference.py", "", {"total": 25, "checkpoint": None, "output": "predictions.png"}),
         ("inference.py", "--image a --image b --number 0", {"image": ["a", "b"], "number": 0}),
+        ("inference.py", "--seed 0", {"seed": 0}),
+        ("inference.py", "--evaluate", {"output": None}),
         ("inference.py", "--evaluate --plot-graph", {"output": "evaluation"}),
         ("inference.py", "--evaluate --checkpoint a --checkpoint b",
          {"checkpoint": ["a", "b"], "output": "comparison.png"}),
@@ -151,6 +153,10 @@ def test_inference_flags_that_cannot_be_combined_are_named(flags, words, capsys)
 )  # fmt: skip
 def test_flags_and_their_defaults(name, flags, expected):
     assert expected.items() <= vars(PARSERS[name](flags.split())).items()
+
+
+def test_random_test_images_are_other_ones_each_time():
+    assert len({cli.parse_inference([]).seed for _ in range(3)}) > 1
 
 
 @pytest.mark.parametrize("name", PARSERS)

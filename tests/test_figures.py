@@ -14,9 +14,14 @@ from PIL import Image
 
 from mnist_sum import models
 from mnist_sum.console import UserError
+from mnist_sum.dataset import MnistSum
+from mnist_sum.evaluation.exhaustive import predict_all
 from mnist_sum.figures import plots
+from mnist_sum.figures.errors import draw_errors
 from mnist_sum.figures.layers import layer_inputs, layer_rows
+from mnist_sum.models import shipped
 from mnist_sum.recipes import RECIPES
+from mnist_sum.runs.trained import load
 from mnist_sum.training import ROW
 
 CASE = {"number": 3, "digit": 4, "sum": 7, "predicted_digit": 4, "predicted_sum": 7}
@@ -200,3 +205,11 @@ def test_pictures_in_assets_can_be_redrawn_from_what_ships(tmp_path):
     command = [sys.executable, "-m", "tests.draw_assets", "--output-dir", str(tmp_path), "--only"]
     subprocess.run([*command, "own", "reproduction"], cwd=ROOT, check=True, timeout=120)
     assert {path.name for path in tmp_path.iterdir()} == {"own.png", "reproduction.png"}
+
+
+def test_a_model_is_not_replaced_by_a_picture_of_its_errors(few, tmp_path):
+    (path := tmp_path / "mistakes.png").write_bytes(shipped("tiny").read_bytes())
+    trained = load(path, "cpu")
+    with pytest.raises(UserError, match="it is read by this command"):
+        draw_errors(trained, few, predict_all(trained.model, MnistSum(few.test)), tmp_path)
+    assert os.listdir(tmp_path) == ["mistakes.png"] and load(path, "cpu").name == "tiny"
