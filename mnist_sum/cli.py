@@ -298,7 +298,7 @@ def parse_study(argv, description):
     add("name", choices=STUDIES, metavar="NAME", help=f"which study: {', '.join(STUDIES)}")
     add("--models", nargs="+", type=studied_model, metavar="NAME",
         help="of pairs: which models, or your own FILE.py:NAME (default: all: "
-        f"{', '.join((*RECIPES, *STUDIED))})")
+        f"{', '.join((*RECIPES, *STUDIED))}; with --quick four of them)")
     add("--digits", nargs="+", type=count, metavar="N",
         help="of sums: digits of each of the two numbers (default: 1 2 4 15)")
     add("--track", choices=("a", "b"),

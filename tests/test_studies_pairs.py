@@ -49,6 +49,7 @@ def own(name):
 @pytest.fixture
 def command(few, tmp_path, monkeypatch, capsys):
     """Run the quick study of a small network of one's own on noise: the exit code, and the rows printed."""
+    monkeypatch.setattr(pairs, "QUICK", {"epochs": 2})
     for module in (data, runs):
         monkeypatch.setattr(module, "load", lambda *_: few)
     (tmp_path / "net.py").write_text(NETWORK)
@@ -95,7 +96,7 @@ def test_each_run_gives_a_row_a_table_and_a_picture_and_the_command_resumes(comm
         tmp_path / "study/net-Net-held-81-0/checkpoint.safetensors",
         own=[models.find(f"{tmp_path}/net.py:Net")],
     )
-    assert stored["recipe"]["held_out"] == rows[1]["held_out"] and stored["epoch"] == 2
+    assert stored["recipe"]["held_out"] == rows[1]["held_out"] and stored["epoch"] == pairs.QUICK["epochs"]
     table = (tmp_path / "study" / pairs.TABLE).read_text()
     assert f"| {100 * rows[0]['seen_accuracy']:.2f} | {100 * rows[0]['unseen_accuracy']:.2f} |" in table
     picture = tmp_path / "study" / pairs.PICTURE
