@@ -1,26 +1,28 @@
 """Predict with a trained model, or test it: parse the flags, load, predict, print, draw."""
 
-import secrets
-
-from mnist_sum import cli, console
+from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
 
 
 def main(argv):
+    from mnist_sum import cli
+
     args = cli.parse_inference(argv)
     console.keep_stdout_for_json(args.json)
 
     from mnist_sum.runs.trained import load_all
+    from mnist_sum.system.files import check_output
 
     models = load_all(args.checkpoint, args.device, args.model)
+    if args.output and not args.plot_graph:
+        check_output(args.output, [file for trained in models for file in trained.files])
     if args.image is not None:
         return predict_images(models[0].model, args.image, args.number, args.output)
     tests = [trained.test_data(args.data, args.data_dir) for trained in models]
     if len(models) > 1:
         return compare(models, tests, args.output)
     if args.evaluate:
-        return evaluate(models[0], tests[0], args.output if args.plot_graph else None)
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    return predict_random(models[0].model, tests[0], args.total, seed, args.output)
+        return evaluate(models[0], tests[0], args.output)
+    return predict_random(models[0].model, tests[0], args.total, args.seed, args.output)
 
 
 def predict_images(model, paths, number, output):
@@ -59,8 +61,7 @@ def evaluate(trained, data, picture_folder):
     predictions, values, intervals = errors.evaluate_on(trained.model, data)
     console.results([values], text.figures_text(values, intervals))
     if picture_folder is not None:
-        title = f"{trained.name} on {data.name}"
-        names = draw_errors(trained.model, predictions, data.test.images, title, picture_folder)
+        names = draw_errors(trained, data, predictions, picture_folder)
         console.note(f"pictures: {', '.join(names)} in {picture_folder}")
 
 

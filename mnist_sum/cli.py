@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from mnist_sum import __version__
 from mnist_sum.console import one_line
-from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES
+from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES, STUDIED
 
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 / 143 stopped by SIGINT / SIGTERM"
 LARGEST = 2**63 - 1
@@ -18,6 +18,7 @@ PICTURE_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf
 DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
 FROM_RECIPE = "(default: the model's recipe, below)"
 WITH_RESUME = ("resume", "device", "data_dir", "json", "summary", "plot_graph", "report")
+STUDIES = {"pairs": ("models",), "sums": ("digits", "track"), "shortcuts": ()}  # and their own flags
 ONNX_INTERFACE = """\
 the ONNX model, for any batch size B:
   in   image         (B, 1, 28, 28) float32, white on black: (pixel / 255 - 0.1307) / 0.3081
@@ -66,6 +67,16 @@ def any_model(text):
     with suppress(argparse.ArgumentTypeError):
         return text if text in RECIPES else own_model(text)
     raise argparse.ArgumentTypeError(f"{text!r} is neither {', '.join(RECIPES)} nor FILE.py:NAME")
+
+
+def studied_model(text):
+    """A registered model's name, one of the study's own, or FILE.py:NAME."""
+    if text in STUDIED:
+        return text
+    try:
+        return any_model(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor of the study: {', '.join(STUDIED)}") from None
 
 
 def file_name(text):
@@ -248,11 +259,13 @@ def parse_inference(argv):
         if arguments.number is None:
             parser.error("--image needs --number, the number to add")
     arguments.total = arguments.total or 25
+    if arguments.seed is None:
+        arguments.seed = int.from_bytes(os.urandom(4))
     if arguments.output is None:
-        default = "evaluation" if arguments.evaluate else "predictions.png"
-        arguments.output = "comparison.png" if several else default
-    suffix = os.path.splitext(arguments.output)[1]
-    if (several or not arguments.evaluate) and suffix.lower() not in PICTURE_SUFFIXES:
+        default = "comparison.png" if several else None if arguments.evaluate else "predictions.png"
+        arguments.output = "evaluation" if arguments.plot_graph else default
+    suffix = os.path.splitext(arguments.output or "")[1]
+    if not arguments.plot_graph and suffix.lower() not in PICTURE_SUFFIXES:
         parser.error(f"--output {arguments.output} is no picture; use the suffix .png, .jpg, .pdf or .svg")
     return arguments
 
@@ -273,6 +286,50 @@ def parse_reproduce(argv, description):
     add("--output-dir", type=file_name, default="runs/reproduction", metavar="DIR",
         help="where the runs and the table go (default: runs/reproduction)")
     return parser.parse_args(argv)
+
+
+def parse_study(argv, description):
+    """The flags of `python -m mnist_sum.study` as a dict: name, json, and what the study of that name takes.
+
+    A flag of the study's own that was not given is None.
+    """
+    parser = Parser("python -m mnist_sum.study", description)
+    add = parser.add_argument
+    add("name", choices=STUDIES, metavar="NAME", help=f"which study: {', '.join(STUDIES)}")
+    add("--models", nargs="+", type=studied_model, metavar="NAME",
+        help="of pairs: which models, or your own FILE.py:NAME (default: all: "
+        f"{', '.join((*RECIPES, *STUDIED))}; with --quick four of them)")
+    add("--digits", nargs="+", type=count, metavar="N",
+        help="of sums: digits of each of the two numbers (default: 1 2 4 15)")
+    add("--track", choices=("a", "b"),
+        help="of sums: a, the published protocol's network without augmentation; b, tiny's network and "
+        "augmentation (default: both)")
+    add("--data", choices=("auto", "mnist", "sample"),
+        help="auto: MNIST, else the 5,000-image sample with a warning (default: auto; with --quick sample)")
+    _add_data_dir(add)
+    add("--split", choices=("standard", "validation"), default="standard",
+        help="standard: MNIST's own 60,000 / 10,000; validation: the training images alone, 50,000 / 10,000, "
+        "to choose settings by (default: standard)")
+    add("--seeds", type=count, metavar="N",
+        help="runs of each kind, with seeds 0 to N-1 (default: 3; of sums and shortcuts 10, of 15 digits "
+        "and more 5; with --quick 1)")
+    add("--output-dir", type=file_name, metavar="DIR",
+        help="where the runs, the table and the picture go (default: runs/study-NAME; with --quick "
+        "runs/study-NAME-quick)")
+    add("--json", action="store_true", help="print a JSON object a run on stdout (default: off)")
+    add("--quick", action="store_true",
+        help="few and short runs, that show the whole path in under two minutes (default: off)")
+    arguments = parser.parse_args(argv)
+    for name, own in STUDIES.items():
+        if name != arguments.name:
+            parser.refuse(arguments, own, f"is a flag of the study {name}, not of {arguments.name}")
+    flags = vars(arguments)
+    quick, others = flags["quick"], {other for own in STUDIES.values() for other in own}
+    flags["data"] = flags["data"] or ("sample" if quick else "auto")
+    default = f"runs/study-{arguments.name}{'-quick' if quick else ''}"
+    flags["output_dir"] = flags["output_dir"] or default
+    others -= {*STUDIES[arguments.name]}
+    return {name: value for name, value in flags.items() if name not in others}
 
 
 def parse_export(argv, description):

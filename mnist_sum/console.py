@@ -7,9 +7,9 @@ as where a picture lies, is on stdout too, or on stderr where stdout is for JSON
 import os
 import signal
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
-_stdout_is_json = _silent = False
+_stdout_is_json = _silent = _quiet = False
 _program = "mnist_sum"
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
                  "start new thread", "could not create a primitive",
@@ -52,13 +52,25 @@ def silence(choice):
     _silent = choice
 
 
+@contextmanager
+def quiet():
+    """Within it results and notes are not printed; warnings, errors and progress bars are."""
+    global _quiet
+    _quiet = True
+    try:
+        yield
+    finally:
+        _quiet = False
+
+
 def results(rows, text):
     """Print results on stdout: the text or, where that is for JSON, each of the rows (dicts) as a line."""
     if _stdout_is_json:
         import json  # here, as what is imported before run_script() can be interrupted with a traceback
 
         text = "\n".join(map(json.dumps, rows)).replace("\x7f", "\\u007f")  # the rest of it is printable
-    _print(text, sys.stdout)
+    if not _quiet:
+        _print(text, sys.stdout)
 
 
 def note(text):
@@ -66,7 +78,8 @@ def note(text):
 
     A name in a text of several lines goes through one_line() first.
     """
-    _print(text, sys.stderr if _stdout_is_json else sys.stdout)
+    if not _quiet:
+        _print(text, sys.stderr if _stdout_is_json else sys.stdout)
 
 
 def warn(text):

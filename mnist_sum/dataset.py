@@ -7,9 +7,11 @@ and a normalisation; there is no Python per image.
 import torch
 from torch.utils.data import Dataset
 
+from mnist_sum.recipes import held_out_pairs
 from mnist_sum.system.randomness import generator
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels scaled to [0, 1]
+EVEN = 2520  # divisible by 1 to 10, so that of each so many numbers all are equally probable
 BACKGROUND = -MEAN / STD  # a black pixel once normalised
 
 
@@ -32,20 +34,28 @@ class MnistSum(Dataset):
     `sampler=BatchSampler(…), batch_size=None`).
 
     The number of image i in epoch e is a pure function of (seed, e, i); with numbers="fixed" the
-    epoch does not count. Call set_epoch before each epoch.
+    epoch does not count. Call set_epoch before each epoch. It is one of those that are not held out with
+    the image's digit (held_out: see recipes.held_out_mask), each as probable as the others.
     """
 
-    def __init__(self, split, seed=0, numbers="fresh", device="cpu"):
+    def __init__(self, split, seed=0, numbers="fresh", device="cpu", held_out="none"):
         self.images = split.images.unsqueeze(1).to(device)
         self.digits = split.digits.to(device)
         self.seed = seed
         self.fixed = numbers == "fixed"
+        allowed = torch.ones(10, 10, dtype=torch.bool)  # of each digit (row), which numbers
+        for pair in held_out_pairs(held_out):
+            allowed[pair] = False
+        self.counts = allowed.sum(1)
+        self.allowed = allowed.int().argsort(dim=1, descending=True, stable=True)  # the numbers, these first
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         """Draw the numbers of that epoch, from 0."""
         draw = generator(self.seed, "numbers", 0 if self.fixed else epoch)
-        numbers = torch.randint(10, (len(self.digits),), generator=draw)
+        draws = torch.randint(EVEN, (len(self.digits),), generator=draw)
+        digits = self.digits.cpu()
+        numbers = self.allowed[digits, draws % self.counts[digits]]
         self.numbers = numbers.to(self.digits.device)
 
     def __len__(self):

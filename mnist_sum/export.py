@@ -31,30 +31,29 @@ def main(argv):
 
     from mnist_sum.runs.trained import load_all
 
-    ((path, model, stored),) = load_all([args.checkpoint] if args.checkpoint else None, "cpu", args.model)
-    output = output_path(args.output, path, [own.rpartition(":")[0] for own in args.model or ()])
+    (trained,) = load_all([args.checkpoint] if args.checkpoint else None, "cpu", args.model)
+    output = output_path(args.output, trained)
     note("translating it to ONNX and comparing the outputs ...")
-    onnx_bytes = to_onnx(model, stored)
-    for name, difference in largest_differences(onnx_bytes, model).items():
+    onnx_bytes = to_onnx(trained.model, trained.stored)
+    for name, difference in largest_differences(onnx_bytes, trained.model).items():
         note(f"{name}: onnxruntime differs from PyTorch by at most {difference:.1e}")
     write_atomically(output, onnx_bytes)
     note(f"done: {one_line(output)}, {len(onnx_bytes):,} bytes")
     return 0
 
 
-def output_path(requested, checkpoint_path, networks=()):
+def output_path(requested, trained):
     """The path of the ONNX file: the requested one, else beside the checkpoint with the suffix .onnx.
 
     A shipped model lies inside the installed package: its file goes into the current folder instead.
-    networks: the files of the user's own.
     Raises UserError where the path cannot be written.
     """
     from mnist_sum.models import WEIGHTS
 
-    shipped = checkpoint_path.resolve().parent == WEIGHTS.resolve()
-    beside = checkpoint_path.with_suffix(".onnx")
+    shipped = trained.path.resolve().parent == WEIGHTS.resolve()
+    beside = trained.path.with_suffix(".onnx")
     path = Path(requested or (beside.name if shipped else beside))
-    check_output(path, [checkpoint_path, *networks])
+    check_output(path, trained.files)
     make_folder(path.parent)
     return path
 

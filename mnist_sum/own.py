@@ -20,17 +20,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mnist_sum.console import UserError
-from mnist_sum.recipes import OWN, RECIPES, Recipe, impossible_setting
+from mnist_sum.recipes import HEXADECIMAL, OWN, RECIPES, Recipe, impossible_setting
 from mnist_sum.system.files import read_regular
 
 SUFFIX = ".py:"
-SETTINGS = [name for name in Recipe.__dataclass_fields__ if name != "teacher"]  # a teacher is a run's
+SETTINGS = [name for name in Recipe.__dataclass_fields__ if name not in HEXADECIMAL]  # those are a run's
 SHOWN = 5  # lines of the user's code, the last ones, where it fails
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model is built by: its name, build() -> nn.Module, its Recipe, and the source of an own file.
+    """What a model is built by: its name, build() -> nn.Module, its Recipe, an own file's source and path.
 
     name is a registered name, or "FILE.py:NAME" with FILE.py without its folder. channels_last: whether it
     is fastest in that memory format; never for an own network, since view() on its maps would fail.
@@ -40,6 +40,7 @@ class Architecture:
     build: Callable
     recipe: Recipe
     source: bytes | None = None
+    path: Path | None = None
     channels_last: bool = False
 
     @property
@@ -96,7 +97,7 @@ def load_own(model):
                 network.eval()(torch.zeros(2, 1, 28, 28), torch.eye(10)[:2])  # which decides their shapes
         return network.train()
 
-    return Architecture(f"{path.name}:{name}", build, _own_recipe(path, module), source)
+    return Architecture(f"{path.name}:{name}", build, _own_recipe(path, module), source, path)
 
 
 def _own_recipe(path, module):

@@ -17,6 +17,7 @@ CHOICES = {
     "augmentation": ("none", "affine"),
     "averaging": ("none", "ema"),
 }
+HEXADECIMAL = {"held_out": 25, "teacher": 64}  # and the digits that each has
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Recipe:
                     "validation" (the training images alone, the last 10,000 to choose settings by)
     numbers         "fresh" (a new number for every image in every epoch) or "fixed" (drawn once)
     augmentation    "none" or "affine" (every batch, see augment.py)
+    held_out        "none", or the pairs of digit and number that training never draws (see held_out_mask)
     averaging       "none", or "ema": tested and saved is a moving average of the weights (see training.py)
     weight_decay    of all parameters
     teacher         "none", or the SHA-256 of the checkpoint of the teacher (see runs/distillation.py)
@@ -43,6 +45,7 @@ class Recipe:
     optimizer: str = "sgd"
     split: str = "standard"
     numbers: str = "fresh"
+    held_out: str = "none"
     augmentation: str = "none"
     averaging: str = "none"
     weight_decay: float = 0.0
@@ -78,8 +81,22 @@ RECIPES = {
         augmentation="affine", averaging="ema", weight_decay=1e-4, smallest_batch=128,
     ),
 }  # fmt: skip
+# Models of the study `pairs` alone, each a network of one's own in a file of mnist_sum/studies/.
+STUDIED = {"learned_table": "learned_table.py:LearnedTable", "line_adder": "line_adder.py:LineAdder"}
 DEFAULT_MODEL = "tiny"
 OWN = Recipe(10, 128, 0.001, "onecycle", "adam")  # of a network of your own, unless its file has a RECIPE
+
+
+def held_out_mask(pairs):
+    """A recipe's held_out of these pairs (digit, number): 25 hexadecimal digits, in which bit
+    10 * digit + number is 1 where the pair is held out."""
+    return f"{sum(1 << (10 * digit + number) for digit, number in set(pairs)):025x}"
+
+
+def held_out_pairs(held_out):
+    """The pairs (digit, number) of a recipe's held_out, a list."""
+    mask = 0 if held_out == "none" else int(held_out, 16)
+    return [divmod(place, 10) for place in range(100) if mask >> place & 1]
 
 
 def impossible_setting(recipe):
@@ -92,8 +109,12 @@ def impossible_setting(recipe):
             fits = 0 < value < 2**63
         elif field.type is float:
             fits = 0 <= value < math.inf and (value > 0 or field.name == "weight_decay")
-        elif field.name == "teacher":
-            fits = value == "none" or (len(value) == 64 and set(value) <= set("0123456789abcdef"))
+        elif field.name in HEXADECIMAL:
+            length = HEXADECIMAL[field.name]
+            fits = value == "none" or (len(value) == length and set(value) <= set("0123456789abcdef"))
+            if fits and field.name == "held_out":  # each digit keeps a number
+                digits = [digit for digit, _ in held_out_pairs(value)]
+                fits = all(digits.count(digit) < 10 for digit in range(10))
         else:
             fits = value in CHOICES[field.name]
         if not fits:

@@ -5,14 +5,11 @@ at any time and resumes where it was when it is given again. After every run it 
 reproduction.md there, and a picture of parameters against accuracy to reproduction.png.
 """
 
-import os
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 from mnist_sum import cli, console
 from mnist_sum.console import UserError
-from mnist_sum.recipes import Recipe
 
 TABLE, PICTURE = "reproduction.md", "reproduction.png"
 # Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
@@ -31,23 +28,20 @@ def main(argv):
     args = cli.parse_reproduce(argv, __doc__)
     folder = Path(args.output_dir)
 
-    from mnist_sum import models
     from mnist_sum.runs.folder import checkpoint_path
+    from mnist_sum.runs.series import architectures, train
     from mnist_sum.system.files import check_output, write_atomically
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
     for name in TABLE, PICTURE:
         check_output(folder / name, [teacher or ""])
-    architectures = {model: models.find(model) for model in args.models}
-    names = [architecture.name for architecture in architectures.values()]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two of the models are called {twice[0]}; rename the file of one")
-    sha256 = "none" if teacher is None else teacher_sha256(teacher, architectures.values())
-    finished = {architecture: [] for architecture in architectures.values()}
+    found = architectures(args.models)
+    sha256 = "none" if teacher is None else teacher_sha256(teacher, found.values())
+    finished = {architecture: [] for architecture in found.values()}
     for seed in range(args.seeds):
-        for model, architecture in architectures.items():
+        for model, architecture in found.items():
             run_folder = folder / f"{architecture.slug}-{seed}"
-            if code := train(model, architecture, seed, run_folder, args.data_dir, teacher, sha256):
+            if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
                 return code
             finished[architecture].append(run_figures(run_folder, args.data_dir, model))
             table = results_table(finished, teacher)
@@ -71,41 +65,13 @@ def teacher_sha256(path, architectures):
     return stored["sha256"]
 
 
-def train(model, architecture, seed, folder, data_dir, teacher, sha256):
-    """Do the run, or resume it, in its folder; return its exit code, 0 when it has done all its epochs."""
-    from mnist_sum import runs
-    from mnist_sum.runs import checkpoint
-    from mnist_sum.runs.folder import CHECKPOINT
-    from mnist_sum.system.device import choose_device, keep_freed_memory
-    from mnist_sum.training import fit
-
-    path, recipe = folder / CHECKPOINT, replace(architecture.recipe, teacher=sha256)
-    if os.path.exists(path):
-        stored = checkpoint.load(path, own=[architecture])
-        begun = stored["model_name"], stored["source_sha256"], Recipe(**stored["recipe"])
-        if begun != (architecture.name, architecture.sha256, recipe):
-            raise UserError(f"{folder} holds a run by another recipe than {architecture.name}'s of this "
-                            "version, of a file that has changed, or by another teacher; move it away, or "
-                            "choose another --output-dir")  # fmt: skip
-        if stored["epoch"] == recipe.epochs:
-            return 0
-        settings = {"resume": folder}
-    else:
-        settings = {"seed": seed, "data": "mnist", "save": True, "output_dir": folder, "teacher": teacher}
-    keep_freed_memory()
-    with runs.opened(choose_device("auto"), model=model, data_dir=data_dir, **settings) as run:
-        run.announce()
-        for row in fit(run.state, run.data.train, run.data.test):
-            run.record(row)
-        run.finish()
-    return run.exit_code
-
-
 def results_table(finished, teacher=None):
     """A Markdown table of {Architecture: [run_figures of each seed]}: means and standard deviations.
 
     Below it, where the runs had a teacher, the name of its file.
     """
+    from mnist_sum.runs.series import mean_and_deviation
+
     lines = [
         "| model | parameters | digit % | sum % | joint % | consistent % | reported | epochs | seconds "
         "| images/s | seeds | device |",
@@ -166,12 +132,6 @@ def run_figures(folder, data_dir, model):
         "images_per_second": row["images_per_second"],
         "device": f"{trained.stored['environment']['device']}, {trained.stored['precision']}",
     }
-
-
-def mean_and_deviation(values):
-    """ "mean ± standard deviation" over the seeds."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

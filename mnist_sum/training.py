@@ -121,7 +121,8 @@ def fit(state, train_split, test_split):
     if (state.teacher is None) != (state.recipe.teacher == "none"):
         raise UserError("a run and its recipe disagree about whether there is a teacher; set state.teacher")
     device = next(state.raw.parameters()).device
-    train_set = MnistSum(train_split, state.seed, state.recipe.numbers, device)
+    recipe = state.recipe
+    train_set = MnistSum(train_split, state.seed, recipe.numbers, device, recipe.held_out)
     test_set = MnistSum(test_split[shard(len(test_split))], device=device)
     check_batch_size(state, len(train_set))
     model = wrapped_in_ddp(synchronised(state.raw))

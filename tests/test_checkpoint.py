@@ -225,6 +225,8 @@ MESSAGES = [
     (("model_name",), "resnet", "'resnet', which this version does not know"),
     (("model_name",), "mlp_adder", f"{WEIGHT} of type torch.float32 and shape (8, 1, 3, 3), expected type"),
     (("recipe", "batch_size"), 2**80, "batch_size"), (("recipe", "teacher"), "G" * 64, "teacher"),
+    (("recipe", "held_out"), "0" * 24, "held_out"), (("recipe", "held_out"), "f" * 25, "held_out"),
+    (("recipe", "held_out"), f"{1023 << 30:025x}", "held_out"),  # all numbers of the digit 3
     (("recipe", "optimizer"), "adam", "lacks the tensor optimizer."), (("recipe", "a\nb"), 1, "settings"),
     (("seed",), 2**63, "seed"), (("precision",), "fp8", "precision"), (("seconds",), -1.0, "seconds"),
     (("epoch",), 0, "history"), (("epoch",), 3, "epoch or step"), (("step",), 10**6, "epoch or step"),

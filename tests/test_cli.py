@@ -18,6 +18,7 @@ PARSERS = {
     "train.py": cli.parse_train,
     "inference.py": cli.parse_inference,
     "mnist_sum.reproduce": partial(cli.parse_reproduce, description="Reproduce."),
+    "mnist_sum.study": partial(cli.parse_study, description="Study."),
     "mnist_sum.export": partial(cli.parse_export, description="Export."),
     "mnist_sum.demo": partial(cli.parse_demo, description="Demo."),
 }
@@ -43,6 +44,12 @@ REFUSED = {
     "mnist_sum.reproduce": [
         "--models", "--models resnet", "--models compact resnet", "--seeds 0", "--seeds x", "--data-dir ''",
         "--teacher ''", "--output-dir ''", "--unknown", "stray",
+    ],
+    "mnist_sum.study": [
+        "pairs --models", "pairs --models resnet", "pairs --seeds 0", "pairs --data cifar",
+        "pairs --data-dir ''", "pairs --split pooled", "pairs --output-dir ''", "pairs --digits 2",
+        "pairs --track a", "sums --digits", "sums --digits 0", "sums --track c", "sums --models compact",
+        "shortcuts --digits 1", "shortcuts --models compact", "pairs --unknown",
     ],
     "mnist_sum.export": ["--output", "--output ''", "--unknown", "one two"],
     "mnist_sum.demo": ["--port -1", "--port 65536", "--port x", "--checkpoint", "--checkpoint ''", "stray"],
@@ -131,8 +138,10 @@ def test_inference_flags_that_cannot_be_combined_are_named(flags, words, capsys)
     [
         ("train.py", "", {"model": "tiny", "seed": 0, "save": False, "limit": None, "resume": None}),
         ("train.py", "--summarize --lr 1e-3", {"summary": True, "lr": 0.001}),
-        ("inference.py", "", {"total": 25, "seed": None, "checkpoint": None, "output": "predictions.png"}),
+        ("inference.py", "", {"total": 25, "checkpoint": None, "output": "predictions.png"}),
         ("inference.py", "--image a --image b --number 0", {"image": ["a", "b"], "number": 0}),
+        ("inference.py", "--seed 0", {"seed": 0}),
+        ("inference.py", "--evaluate", {"output": None}),
         ("inference.py", "--evaluate --plot-graph", {"output": "evaluation"}),
         ("inference.py", "--evaluate --checkpoint a --checkpoint b",
          {"checkpoint": ["a", "b"], "output": "comparison.png"}),
@@ -144,6 +153,10 @@ def test_inference_flags_that_cannot_be_combined_are_named(flags, words, capsys)
 )  # fmt: skip
 def test_flags_and_their_defaults(name, flags, expected):
     assert expected.items() <= vars(PARSERS[name](flags.split())).items()
+
+
+def test_random_test_images_are_other_ones_each_time():
+    assert len({cli.parse_inference([]).seed for _ in range(3)}) > 1
 
 
 @pytest.mark.parametrize("name", PARSERS)

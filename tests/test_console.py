@@ -23,7 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """A console that has been told nothing, and is as before after the test."""
-    for name, value in {"_stdout_is_json": False, "_silent": False, "_program": "mnist_sum"}.items():
+    for name, value in {
+        "_stdout_is_json": False,
+        "_silent": False,
+        "_quiet": False,
+        "_program": "mnist_sum",
+    }.items():
         monkeypatch.setattr(console, name, value)
     for name in ("MPLBACKEND", "MATPLOTLIBRC"):  # which run_script() sets
         monkeypatch.setenv(name, "nonsense")
@@ -53,6 +58,14 @@ def say_everything():
     console.warn("look\nout")
     console.error("wrong")
     assert list(console.progress([1, 2, 3])) == [1, 2, 3]
+
+
+def test_quiet_keeps_back_results_and_notes_alone(capsys):
+    with console.quiet():
+        say_everything()
+    assert capsys.readouterr() == ("", "warning: look\\nout\nmnist_sum: error: wrong\n")
+    console.note("again")
+    assert capsys.readouterr().out == "again\n"
 
 
 def test_results_and_notes_are_on_stdout_and_warnings_and_errors_on_stderr(capsys):

@@ -8,7 +8,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, defaul
 
 from mnist_sum.data import Split, load
 from mnist_sum.dataset import BACKGROUND, MEAN, STD, MnistSum, batches, normalised
-from mnist_sum.recipes import RECIPES, default_batch_size
+from mnist_sum.recipes import RECIPES, default_batch_size, held_out_mask
+from mnist_sum.system.randomness import generator
 
 
 def test_an_item_is_image_and_number_then_digit_and_total(few):
@@ -49,6 +50,27 @@ def test_numbers_are_a_pure_function_of_seed_epoch_and_image(few):
     assert torch.equal(items.numbers, first)
     assert not torch.equal(MnistSum(few.train, seed=2).numbers, first)
     assert torch.equal(MnistSum(few.train.first(10), seed=1).numbers, first[:10]), "limit changes draws"
+
+
+@pytest.mark.parametrize("count", [5, 64])
+def test_with_no_pair_held_out_the_numbers_are_those_of_plain_draws(few, count):
+    items = MnistSum(few.train.first(count), seed=4)
+    items.set_epoch(2)
+    assert torch.equal(items.numbers, torch.randint(10, (count,), generator=generator(4, "numbers", 2)))
+
+
+@pytest.mark.parametrize("numbers", ["fresh", "fixed"])
+def test_a_held_out_pair_is_never_drawn_and_the_others_equally_often(few, numbers):
+    digits = torch.arange(3).repeat(4_000)
+    split = Split(few.train.images[:1].expand(len(digits), 28, 28), digits)
+    kept = {0: [4], 1: [2, 3, 9], 2: [0, 1, 2, 3, 4, 5, 6, 8, 9]}
+    mask = held_out_mask((d, n) for d in range(3) for n in range(10) if n not in kept[d])
+    items = MnistSum(split, 1, numbers, held_out=mask)
+    items.set_epoch(3)
+    for digit, some in kept.items():
+        counts = items.numbers[digits == digit].bincount(minlength=10)
+        assert counts.nonzero().flatten().tolist() == some
+        assert counts[some].min() > 0.85 * 4_000 / len(some)
 
 
 def test_all_ten_numbers_are_drawn_about_equally_often(few):

@@ -14,9 +14,14 @@ from PIL import Image
 
 from mnist_sum import models
 from mnist_sum.console import UserError
+from mnist_sum.dataset import MnistSum
+from mnist_sum.evaluation.exhaustive import predict_all
 from mnist_sum.figures import plots
+from mnist_sum.figures.errors import draw_errors
 from mnist_sum.figures.layers import layer_inputs, layer_rows
+from mnist_sum.models import shipped
 from mnist_sum.recipes import RECIPES
+from mnist_sum.runs.trained import load
 from mnist_sum.training import ROW
 
 CASE = {"number": 3, "digit": 4, "sum": 7, "predicted_digit": 4, "predicted_sum": 7}
@@ -55,6 +60,17 @@ def test_history_shows_digit_and_sum_where_they_coincide(tmp_path):
     light_sum = 0.6 * np.array(to_rgb(plots.SUM)) + 0.4  # on white, as drawn
     assert share_of_colour(tmp_path / "testing.png", plots.DIGIT) > 0.001
     assert share_of_colour(tmp_path / "testing.png", light_sum) > 0.001
+
+
+def test_held_out_pairs_are_outlined_where_they_are(figure_of):
+    held_out = np.zeros((10, 10), dtype=bool)
+    held_out[7, 2] = True
+    grid = np.linspace(0, 1, 100).reshape(10, 10)
+    grids = {"compact": {"a": (grid, held_out)}, "tiny": {"a": (grid, ~held_out), "b": (grid, held_out)}}
+    first, absent, second, third = figure_of(plots.draw_pair_grids, grids).axes[:4]
+    assert [len(axes.patches) for axes in (first, absent, second, third)] == [1, 0, 99, 1]
+    assert first.patches[0].get_xy() == (1.5, 6.5) and first.images[0].get_array()[7, 2] == 100 * grid[7, 2]
+    assert not absent.axison and "tiny" in second.get_ylabel() and absent.get_title() == "b"
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -189,3 +205,11 @@ def test_pictures_in_assets_can_be_redrawn_from_what_ships(tmp_path):
     command = [sys.executable, "-m", "tests.draw_assets", "--output-dir", str(tmp_path), "--only"]
     subprocess.run([*command, "own", "reproduction"], cwd=ROOT, check=True, timeout=120)
     assert {path.name for path in tmp_path.iterdir()} == {"own.png", "reproduction.png"}
+
+
+def test_a_model_is_not_replaced_by_a_picture_of_its_errors(few, tmp_path):
+    (path := tmp_path / "mistakes.png").write_bytes(shipped("tiny").read_bytes())
+    trained = load(path, "cpu")
+    with pytest.raises(UserError, match="it is read by this command"):
+        draw_errors(trained, few, predict_all(trained.model, MnistSum(few.test)), tmp_path)
+    assert os.listdir(tmp_path) == ["mistakes.png"] and load(path, "cpu").name == "tiny"

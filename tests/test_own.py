@@ -91,6 +91,7 @@ UNFIT = [
     (net(more=JOIN.format("(image,)")), "join.encode.image., number. failed: AttributeError"),
     (net(top="RECIPE = {'lr': 0.1}"), "RECIPE of net.py has no setting 'lr'; there are epochs, batch_size,"),
     (net(top="RECIPE = {'teacher': 64 * 'a'}"), "no setting 'teacher'"),
+    (net(top="RECIPE = {'held_out': 'none'}"), "no setting 'held_out'"),
     (net(top="RECIPE = {'epochs': 0}"), "RECIPE of net.py has an impossible epochs: 0"),
     (net(top="RECIPE = {'learning_rate': 10**400}"), "impossible learning_rate"),
     (net(top="RECIPE = [1]"), "RECIPE of net.py is a list"),

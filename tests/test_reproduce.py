@@ -10,6 +10,7 @@ from mnist_sum import data, reproduce, runs
 from mnist_sum.console import UserError
 from mnist_sum.recipes import RECIPES
 from mnist_sum.runs import checkpoint
+from mnist_sum.runs.series import mean_and_deviation
 from mnist_sum.training import fit, new_state
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -26,6 +27,7 @@ def recipe(monkeypatch):
 @pytest.fixture
 def folder(recipe, few, tmp_path, monkeypatch):
     """A folder with compact-0 finished and compact-1 half done, trained on noise; all data is that noise."""
+    few = dataclasses.replace(few, name="mnist")
     for module in (data, runs):
         monkeypatch.setattr(module, "load", lambda *_: few)
     for seed, epochs in ((0, 2), (1, 1)):
@@ -58,7 +60,7 @@ def test_runs_are_started_resumed_or_left_alone_and_then_tabled(folder, capsys):
     cells = {key.strip(): value.strip() for key, value in zip(head.split("|"), row.split("|"), strict=True)}
     sums = [100 * each["history"][-1]["test_sum_accuracy"] for each in stored]
     assert cells["model"] == "`compact`" and cells["parameters"] == "7,364" and cells["seeds"] == "3"
-    assert cells["sum %"] == reproduce.mean_and_deviation(sums)
+    assert cells["sum %"] == mean_and_deviation(sums)
     assert cells["reported"] == "99.17 / 98.49"
 
 
@@ -119,11 +121,11 @@ def test_a_run_that_is_stopped_ends_the_command_with_its_exit_code(folder, monke
         state.stop_signal = 15
         return iter(())
 
-    monkeypatch.setattr("mnist_sum.training.fit", stopped)
+    monkeypatch.setattr("mnist_sum.runs.series.fit", stopped)
     assert reproduced(folder, "--seeds", 3)[0] == 143
     assert not (folder / "compact-2").exists()
 
 
 def test_mean_and_standard_deviation_over_seeds():
-    assert reproduce.mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
-    assert reproduce.mean_and_deviation([1.0]) == "1.00"
+    assert mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
+    assert mean_and_deviation([1.0]) == "1.00"

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -222,8 +223,10 @@ def test_own_images_of_any_name_are_predicted_and_a_bad_one_does_not_stop_the_ot
     ("command", "words"),
     [
         ("inference.py --total 1001 OWN", "--total 1001 is more than the 1,000 test images"),
-        *[(f"inference.py OWN --output {name}", f"cannot write the picture {name}")
-          for name in ("no/such/folder.png", "folder.png")],
+        ("inference.py OWN --output no/such/folder.png", "cannot write the picture no/such/folder.png"),
+        ("inference.py OWN --output folder.png", "cannot write folder.png: it is a folder"),
+        ("inference.py --checkpoint old/m.png --output old/m.png", "read by this command"),
+        ("inference.py --evaluate --checkpoint tiny old/m.png --output old/m.png", "read by this command"),
         ("inference.py --number 7 --image old/a.png --output old/a.png", "read by this command"),
         ("inference.py --checkpoint missing", "missing does not exist"),
         ("inference.py --checkpoint old", "old/checkpoint.safetensors does not exist"),
@@ -241,6 +244,7 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, scri
     for folder in ("old", "folder.png"):
         (tmp_path / folder).mkdir()
     (tmp_path / "old" / "a.png").touch()
+    shutil.copy(shipped("compact"), tmp_path / "old" / "m.png")
     (old := tmp_path / "old" / "checkpoint.pt").write_bytes(b"PK\x03\x04 and what else is in a zip")
     name, *flags = command.replace("OWN", shlex.join(map(str, own))).split()
     done = script(name, *flags, cwd=tmp_path)
@@ -251,14 +255,15 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, scri
 
 def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(script, own, tmp_path):
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "matplotlibrc").write_bytes(b"text.usetex: True\nsavefig.bbox: tight\n# \xff\n")
-    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "odd" / "matplotlibrc")}
-    for name, environment in (("plain.png", {}), ("odd.png", odd)):
-        done = script(
-            "inference.py", *own, "--total", 2, "--seed", 3, "--output", name, cwd=tmp_path, **environment
-        )
-        assert done.returncode == 0 and done.stderr.count("\n") == 0
-    assert (tmp_path / "odd.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+    (tmp_path / "odd" / "matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: tight\n")
+    (tmp_path / "rc").write_bytes(b"# \xff\n")
+    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}
+    pictures = [tmp_path / "plain.png", tmp_path / "odd" / "odd.png", tmp_path / "odd" / "here.png"]
+    for path, environment in zip(pictures, ({}, odd, {}), strict=True):
+        flags = (*own, "--total", 2, "--seed", 3, "--output", path)
+        done = script("inference.py", *flags, cwd=path.parent, **environment)
+        assert done.returncode == 0 and done.stderr == ""
+    assert len({path.read_bytes() for path in pictures}) == 1
 
 
 def test_resume_and_inference_find_mnist_where_the_run_had_it(script, mnist_folder, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [  # each may import from the floors after it, and from its own
-    {"train", "inference", "reproduce", "export", "demo"},
+    {"train", "inference", "reproduce", "export", "demo", "study", "studies"},
     {"runs", "figures"},
     {"training"},
     {"evaluation"},

@@ -3,18 +3,21 @@
 from mnist_sum.evaluation import errors
 from mnist_sum.evaluation.occlusion import occlusion_maps
 from mnist_sum.figures import plots
-from mnist_sum.system.files import make_folder
+from mnist_sum.system.files import check_output, make_folder
 
 MISTAKES = 20
+PICTURES = ("confusion.png", "sum_grid.png", "reliability.png", "mistakes.png")
 
 
-def draw_errors(model, predictions, images, title, folder):
-    """Draw confusion.png, sum_grid.png, reliability.png and, if there are mistakes, mistakes.png.
+def draw_errors(trained, data, predictions, folder):
+    """Draw the PICTURES into the folder, the last if there are mistakes; returns the drawn ones' names.
 
-    predictions: the model's exhaustive.Predictions for the images, uint8 (N, 28, 28). Returns the pictures'
-    names.
+    predictions: the Trained model's exhaustive.Predictions for the test images of the Data. Raises UserError,
+    before it draws, where a picture would replace one of the model's files.
     """
-    folder = make_folder(folder)
+    folder, title = make_folder(folder), f"{trained.name} on {data.name}"
+    for name in PICTURES:
+        check_output(folder / name, trained.files)
     counts = [errors.confusion(predictions, output) for output in errors.OUTPUTS]
     plots.draw_confusion(*counts, title, folder / "confusion.png")
     plots.draw_sum_grid(errors.sum_grid(predictions), title, folder / "sum_grid.png")
@@ -25,10 +28,10 @@ def draw_errors(model, predictions, images, title, folder):
     plots.draw_reliability(curves, title, folder / "reliability.png")
     mistakes = errors.confident_mistakes(predictions, MISTAKES)
     if not mistakes:
-        return ["confusion.png", "sum_grid.png", "reliability.png"]
+        return PICTURES[:3]
     heading = f"{title}: the most confident mistakes, with the probability of the wrong prediction"
-    mistaken = images[[case["image"] for case in mistakes]]
+    mistaken = data.test.images[[case["image"] for case in mistakes]]
     numbers = [case["number"] for case in mistakes]
-    maps = [occlusion_maps(model, *pair) for pair in zip(mistaken, numbers, strict=True)]
+    maps = [occlusion_maps(trained.model, *pair) for pair in zip(mistaken, numbers, strict=True)]
     plots.draw_occlusion(mistaken, mistakes, maps, heading, folder / "mistakes.png")
-    return ["confusion.png", "sum_grid.png", "reliability.png", "mistakes.png"]
+    return PICTURES

@@ -7,11 +7,13 @@ which a notebook shows.
 
 import io
 import math
+import os
 import textwrap
 import warnings
 from itertools import product
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -21,6 +23,9 @@ from matplotlib.patches import Rectangle
 from mnist_sum.console import UserError, one_line
 from mnist_sum.evaluation.occlusion import PATCH
 from mnist_sum.system.files import write_atomically
+
+if os.environ.get("MATPLOTLIBRC") == os.devnull:  # as run_script() has it; but a matplotlibrc where the
+    matplotlib.rcdefaults()  # command was started has come first
 
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 OUTPUTS = (("digit", DIGIT), ("sum", SUM))
@@ -70,7 +75,7 @@ def _save(figure, path):
         if path is None:
             return Picture(content.getvalue())
         return write_atomically(path, content.getvalue())
-    except (UserError, OSError, ValueError) as error:  # ValueError: the picture is too large
+    except (UserError, OSError, ValueError, OverflowError) as error:  # too large, or an odd date for its file
         reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise UserError(f"cannot write the picture {path}: {reason}") from error
 
@@ -310,6 +315,34 @@ def draw_sum_grid(accuracy, title, path=None):
     return _save(figure, path)
 
 
+def draw_pair_grids(grids, path=None):
+    """A row of grids for each model: the sum's accuracy by digit and number; held-out pairs are outlined.
+
+    grids: {model: {title: (accuracy (10, 10), a fraction or NaN, held out (10, 10) bool)}}.
+    """
+    titles = list(dict.fromkeys(title for columns in grids.values() for title in columns))
+    figure = _figure(path, 1.7 * len(titles) + 1.6, 1.75 * len(grids) + 0.8)
+    all_axes = figure.subplots(len(grids), len(titles), squeeze=False, sharex=True, sharey=True)
+    for (model, columns), row in zip(grids.items(), all_axes, strict=True):
+        row[0].set_ylabel(f"{_short(model, 24)}\ndigit", fontsize=9, parse_math=False)
+        for title, axes in zip(titles, row, strict=True):
+            axes.set(xticks=(0, 9), yticks=(0, 9))
+            if title not in columns:
+                axes.axis("off")
+                continue
+            accuracy, held_out = columns[title]
+            image = axes.imshow(100 * accuracy, cmap="RdYlGn", vmin=0, vmax=100)
+            for digit, number in np.argwhere(held_out):
+                axes.add_patch(Rectangle((number - 0.5, digit - 0.5), 1, 1, fill=False, linewidth=0.9))
+    for axes, title in zip(all_axes[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    for axes in all_axes[-1]:
+        axes.set_xlabel("number", fontsize=9)
+    figure.colorbar(image, ax=all_axes, shrink=0.5, aspect=30, label="accuracy of the sum (%)")
+    figure.suptitle("Outlined: pairs of digit and number that were held out of training")
+    return _save(figure, path)
+
+
 def draw_reliability(curves, title, path=None):
     """Reliability diagrams. curves: {output: (confidence, accuracy, share, calibration error)}, the first
     three (bins,), all of them fractions."""
@@ -380,15 +413,49 @@ def draw_parameters(models, others, path=None):
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.15)
     worst = min(min(values) for _, values in points.values())
-    # Errors are what differs: half of them is as far as half of the next half.
-    axes.set_yscale("function", functions=(lambda y: -np.log10(np.clip(100.05 - y, 1e-3, None)),
-                                           lambda z: 100.05 - 10**-z))  # fmt: skip
-    ticks = (80, 85, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8)
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    _errors_scale(axes, (80, 85, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8), 100.05)
     axes.set_ylim(worst - 3, 99.85)
     figure.suptitle("Parameters against accuracy")
     _legend(axes)
     _name_points(figure, axes, points)
+    return _save(figure, path)
+
+
+def _errors_scale(axes, ticks, end):
+    """An axis of accuracies, in percent, on which half of the errors is as far as half of the next half.
+
+    end, a little above 100, is where it would be infinitely far.
+    """
+    axes.set_yscale("function", functions=(lambda y: -np.log10(np.clip(end - y, 1e-3, None)),
+                                           lambda z: end - 10**-z))  # fmt: skip
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def draw_sums(measured, ceilings, others, path=None):
+    """Digits N of the two numbers (logarithmic) against the accuracy of their sum, in percent.
+
+    measured: {name: {N: (mean, standard deviation)}}; ceilings: {name: {N: the digit's accuracy to the power
+    2N}}; others: {name: {N: accuracy}}, as reported elsewhere.
+    """
+    figure = _figure(path, 9, 5.6)
+    axes = figure.subplots()
+    for other, figures in enumerate(others.values()):
+        axes.plot(figures.keys(), figures.values(), "x", color="#777777", markersize=6,
+                  label="_" * other + "other systems, as reported")  # fmt: skip
+    for (name, figures), colour in zip(measured.items(), (DIGIT, SUM), strict=False):
+        means, deviations = zip(*figures.values(), strict=True)
+        axes.errorbar(figures.keys(), means, yerr=deviations, color=colour, capsize=3, fmt="o-", markersize=5,
+                      label=f"{name}, ± standard deviation over seeds")  # fmt: skip
+        axes.plot(ceilings[name].keys(), ceilings[name].values(), ":", color=colour,
+                  label=f"{name}: digit accuracy to the power 2N")  # fmt: skip
+    ticks = sorted({places for figures in (*measured.values(), *others.values()) for places in figures})
+    axes.set(xscale="log", xlabel="digits of each number, N", ylabel="accuracy of the sum (%)")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    _errors_scale(axes, (20, 40, 60, 70, 80, 85, 90, 95, 97, 98, 99), 100.5)
+    axes.set_ylim(20, 99.5)
+    figure.suptitle("Two handwritten numbers, trained on their sums alone")
+    _legend(axes)
     return _save(figure, path)
 
 

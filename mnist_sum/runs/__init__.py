@@ -168,7 +168,7 @@ def _new_state(device, *, model, data="auto", data_dir=None, limit=None, seed=0,
     data_dir = folder.data_folder(data_dir)
     architecture, precision = models.find(model), choose_precision(precision, device)
     if architecture.source is not None:
-        check(architecture, Path(str(model).rpartition(":")[0]), device, precision)
+        check(architecture, architecture.path, device, precision)
     recipe = architecture.recipe.overridden(learning_rate=lr, **overrides)
     images = load(data, data_dir, recipe.split, limit)
     recipe = recipe.overridden(batch_size=batch_size or default_batch_size(recipe, len(images.train)))

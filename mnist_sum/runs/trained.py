@@ -13,8 +13,11 @@ from mnist_sum.runs.checkpoint import load_model
 from mnist_sum.system.device import choose_device, describe_device, keep_freed_memory
 
 
-class Trained(namedtuple("Trained", "path model stored")):
-    """A model in evaluation mode, its checkpoint's path, and the checkpoint as checkpoint.load returns it."""
+class Trained(namedtuple("Trained", "path model stored files")):
+    """A model in evaluation mode, its checkpoint's path, and the checkpoint as checkpoint.load returns it.
+
+    files: the paths of all that was read, so that none of it is written to.
+    """
 
     @property
     def name(self):
@@ -81,7 +84,8 @@ def load(checkpoint, device="auto", own=()):
     own = [own] if isinstance(own, str) else own
     own = [models.find(model) for model in own]
     path = folder.checkpoint_path(checkpoint)
-    return Trained(path, *load_model(path, choose_device(device), own=own))
+    files = [path, *(architecture.path for architecture in own)]
+    return Trained(path, *load_model(path, choose_device(device), own=own), files)
 
 
 def load_all(paths, device_name, own=None):

@@ -18,10 +18,14 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TRACEBACK = 70  # the exit code of a script that ended with one
 
 
 def start(script, argv, out, err, cwd=None, **environment):
-    """Start the script (a path, relative ones from the repository); return its process id."""
+    """Start the script (a path, relative ones from the repository); return its process id.
+
+    out, err: where it prints; "" for a stream that is closed.
+    """
     request = {"script": str(ROOT / script), "argv": [str(argument) for argument in argv]}
     request |= {"cwd": str(cwd or ROOT), "environment": environment}
     return _ask({**request, "out": str(out), "err": str(err)})
@@ -108,7 +112,11 @@ def _become(script, argv, out, err, cwd, environment):
     try:
         for path, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
             flags = os.O_WRONLY | os.O_CREAT if descriptor else os.O_RDONLY
-            os.dup2(os.open(path, flags), descriptor)
+            if path:
+                os.dup2(os.open(path, flags), descriptor)
+            else:
+                os.close(descriptor)
+                setattr(sys, ("stdin", "stdout", "stderr")[descriptor], None)
         os.chdir(cwd)
         os.environ.update(environment)
         sys.argv = [script, *argv]
@@ -117,8 +125,10 @@ def _become(script, argv, out, err, cwd, environment):
             code = 0
         except SystemExit as end:
             code = end.code or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BaseException:
+        code = TRACEBACK
         traceback.print_exc()
     finally:
         os._exit(code)
