@@ -16,12 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's package, not an installed one
 
 import checkpoints  # noqa: E402
+import foreign_images  # noqa: E402
 import inputs  # noqa: E402
 import interruptions  # noqa: E402
 import torch  # noqa: E402
 
 COLUMNS = ("fault", "cases", "caught", "harmless", "lost", "tracebacks")
-ROWS = interruptions.ROWS + checkpoints.ROWS + inputs.ROWS
+ROWS = interruptions.ROWS + checkpoints.ROWS + inputs.ROWS + foreign_images.ROWS
 HUNG = 3600  # seconds of a row after which the stack is printed and the process ends
 
 
