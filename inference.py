@@ -37,7 +37,7 @@ def predict_images(model, paths, number, output):
         pictures = [*pictures, picture][:LARGEST_COLUMN]
     if pictures:
         draw_own_images(pictures, output)
-        console.note(f"picture of {len(pictures)} images: {output}")
+        console.note(text.picture_text(len(pictures), output))
     return 1 if failed else 0
 
 
@@ -50,7 +50,7 @@ def predict_random(model, data, total, seed, output):
     console.results(cases, text.cases_table(cases))
     title, drawn = text.cases_title(cases, data.name), cases[:LARGEST_GRID]
     draw_predictions(data.test.images[[case["image"] for case in drawn]], drawn, title, output)
-    console.note(f"{title} (seed {seed})\npicture of {len(drawn)} images: {output}")
+    console.note(f"{title} (seed {seed})\n{text.picture_text(len(drawn), output)}")
 
 
 def evaluate(trained, data, picture_folder):
@@ -62,7 +62,7 @@ def evaluate(trained, data, picture_folder):
     console.results([values], text.figures_text(values, intervals))
     if picture_folder is not None:
         names = draw_errors(trained, data, predictions, picture_folder)
-        console.note(f"pictures: {', '.join(names)} in {picture_folder}")
+        console.note(f"pictures: {', '.join(names)} in {console.one_line(picture_folder)}")
 
 
 def compare(models, tests, output):
@@ -73,7 +73,7 @@ def compare(models, tests, output):
     rows = [errors.comparison(trained, data) for trained, data in zip(models, tests, strict=True)]
     console.results(rows, text.comparison_text(rows))
     draw_comparison(rows, "the exhaustive test", output)
-    console.note(f"picture: {output}")
+    console.note(f"picture: {console.one_line(output)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import time
 import zlib
 from functools import partial
 
@@ -109,6 +110,7 @@ def on_transparent(ink, path):
 
 FILES = {
     "turned by EXIF": lambda path: seven().rotate(90).save(path, "JPEG", exif=ON_ITS_SIDE),
+    "a PNG that is": lambda path: seven().rotate(90).save(path, exif=ON_ITS_SIDE),
     "16 bits": lambda path: Image.fromarray(np.asarray(seven())[..., 0] * np.uint16(257)).save(path),
     "grey": lambda path: seven().convert("L").save(path),
     "1 bit": lambda path: seven().convert("1").save(path),
@@ -158,8 +160,8 @@ def png_of(width, height):
         (png_of(100, 100), "damaged"),
         (encoded(seven(), "JPEG")[:900], "damaged"),
         (None, "No such file"),
-        (os.mkdir, "not a file"),
-        (os.mkfifo, "not a file"),  # and no waiting for someone to write into it
+        (os.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),  # and no waiting for someone to write into it
     ],
 )
 def test_file_without_an_image_is_one_line_with_its_name(content, words, tmp_path):
@@ -170,6 +172,71 @@ def test_file_without_an_image_is_one_line_with_its_name(content, words, tmp_pat
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{words}"):
         images.load_image(path)
+
+
+BOMB = zlib.compress(bytes(30_000_000), 9)
+METADATA = {
+    "PNG": [
+        *[(b"tEXt", name + b"\0?") for name in (b"interlace", b"transparency", b"exif", b"xmp", b"bbox")],
+        *[(b"zTXt", b"a\0\0" + BOMB), (b"iTXt", b"a\0\1\0\0\0" + BOMB), (b"iCCP", b"a\0\0" + BOMB)],
+        *[(b"eXIf", b"MM\0*\xff"), (b"eXIf", b"II*\0\x08\0\0\0\xff\xff\x12\1"), (b"iCCP", b"")],
+        *[(b"acTL", b"\0\0\0\2\0\0\0\0"), (b"fcTL", bytes(26)), (b"gAMA", b""), (b"pHYs", b"\0")],
+    ],
+    "JPEG": [
+        *[(b"\xe0", b"JFIF\0"), (b"\xe1", b"Exif\0\0"), (b"\xe1", b"Exif\0\0MM\0*\xff")],
+        *[(b"\xe2", b"ICC_PROFILE\0"), (b"\xe2", b"MPF\0MM\0*\0\0\0\x08\0\0"), (b"\xfe", b"")],
+    ],
+}  # fmt: skip
+
+
+def joined(content, kind, data):
+    """The PNG or JPEG with one more chunk or segment, whose length and CRC are correct."""
+    if len(kind) == 1:
+        return content[:2] + b"\xff" + kind + (len(data) + 2).to_bytes(2) + data + content[2:]
+    part = len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+    return content[:33] + part + content[33:]
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_damaged_metadata_changes_no_pixel(kind):
+    content = encoded(seven(), kind)
+    pixels = np.asarray(images.decode(content))
+    for part in METADATA[kind]:
+        assert np.array_equal(images.decode(joined(content, *part)), pixels), part[0] + part[1][:20]
+
+
+def test_what_follows_an_image_in_its_file_is_left_out():
+    second = encoded(seven().rotate(180), "JPEG")
+    for content in (encoded(seven(), "PNG"), encoded(seven(), "JPEG")):
+        pixels = np.asarray(images.decode(content))
+        assert np.array_equal(images.decode(content + second + b"\xff\xda" * 99), pixels)
+
+
+def test_a_file_made_to_take_long_is_refused_or_takes_no_longer():
+    file = io.BytesIO()
+    seven().save(file, "JPEG", progressive=True)
+    header, *scans = file.getvalue().removesuffix(b"\xff\xd9").split(b"\xff\xda")
+    bomb = b"\xff\xda".join((header, *scans, *scans[-1:] * 5000)) + b"\xff\xd9"
+    filled = b"\xff\xda".join((header, scans[0] + b"\xff" * 30_000_000, *scans[1:])) + b"\xff\xd9"
+    flood = joined(b"", b"tEXt", b"a\0") * 2_000_000
+    content = encoded(seven(), "PNG")
+    began = time.process_time()
+    with pytest.raises(UserError, match="scans"):
+        images.decode(bomb)
+    with pytest.raises(UserError, match="damaged"):
+        images.decode(content[:33] + flood + content[33:])
+    with pytest.raises(UserError, match="100 MB"):
+        images.decode(content + bytes(10**8))
+    for slow in (filled, content + flood):
+        assert np.asarray(images.decode(slow)).shape == (200, 200, 3)
+    assert time.process_time() - began < 2.5
+
+
+def test_too_little_memory_for_an_image_is_one_line(monkeypatch):
+    image = seven()
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: bytearray(2**62))
+    with pytest.raises(UserError, match="too little memory"):
+        images.to_rgb(image)
 
 
 NOTHING, CLUTTER = "nothing stands out", "clutter|no clear|more than one"

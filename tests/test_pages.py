@@ -161,7 +161,7 @@ def test_of_a_folder_the_images_are_read_by_name_a_page_line_by_line(script, tmp
     assert done.returncode == as_json.returncode == 1
     assert done.stderr.splitlines() == [
         f"inference.py: error: {empty} is a folder without PNG or JPEG files",
-        f"inference.py: error: {folder / 'damaged.png'} is not a PNG or JPEG image",
+        f"inference.py: error: {folder / 'damaged.png'}: this is not a PNG or JPEG image",
     ]
     cases = [json.loads(line) for line in as_json.stdout.splitlines()]
     read = [(Path(case["file"]).name, case["line"], case["place"], case["digit"]) for case in cases]

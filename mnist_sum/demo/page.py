@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -95,7 +94,7 @@ def find(image):
         raise UserError(TOO_LARGE)
     if not image.startswith((DRAWING, PHOTOGRAPH)):
         raise UserError(NO_IMAGE)
-    picture = images.decode(io.BytesIO(base64.b64decode(image.partition(",")[2])))
+    picture = images.decode(base64.b64decode(image.partition(",")[2]))
     found = images.find_digits(picture)
     return picture.size, found, doubts_about(found)
 

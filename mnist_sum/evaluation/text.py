@@ -14,6 +14,11 @@ def cases_table(cases):
     return "\n".join(lines)
 
 
+def picture_text(count, path):
+    """Of how many images there is a picture, and where."""
+    return f"picture of {count} image{'s' if count > 1 else ''}: {one_line(path)}"
+
+
 def cases_title(cases, data_name):
     """How many of the cases are correct."""
     digits, sums = (

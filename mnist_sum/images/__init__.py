@@ -1,9 +1,10 @@
 """Your own images: a photograph, scan or drawing -> the digits on it, each like an image of MNIST."""
 
 from mnist_sum.console import UserError
-from mnist_sum.images.decode import decode, to_rgb
+from mnist_sum.images.decode import LARGEST_FILE, decode, to_rgb
 from mnist_sum.images.page import Found, find_digits
 from mnist_sum.images.prepare import prepare
+from mnist_sum.system.files import read_regular
 
 __all__ = ["Found", "decode", "find_digits", "load_image", "load_page", "prepare", "to_rgb"]
 
@@ -25,8 +26,12 @@ def load_page(path):
 
 
 def _load(path, look):
-    image = decode(path)
     try:
+        content = read_regular(path, LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        image = decode(content)
         return image, look(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from mnist_sum import models
-from mnist_sum.console import UserError, one_line
+from mnist_sum.console import UserError
 from mnist_sum.data import default_folder
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.system.files import make_folder, read_regular
@@ -56,13 +56,22 @@ def refuse_other_content(path, content, what):
 def resume_command(folder, architecture):
     """The command line that resumes the run in the folder."""
     given = [*_given("--resume", folder), *_model(folder, architecture)]
-    return one_line(shlex.join([*_script("train"), *given]))
+    return " ".join(map(_quoted, [*_script("train"), *given]))
 
 
 def evaluate_command(folder, architecture):
     """The command line that tests the model in the folder."""
     given = [*_given("--checkpoint", folder), *_model(folder, architecture)]
-    return one_line(shlex.join([*_script("inference"), "--evaluate", *given]))
+    return " ".join(map(_quoted, [*_script("inference"), "--evaluate", *given]))
+
+
+def _quoted(word):
+    """The word as a shell takes it, all of it printable; what is not in POSIX.1-2024's $'', as ls has it."""
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (each if each.isprintable() and each not in "'\\" else None for each in word)
+    codes = ("".join(map("\\{:03o}".format, os.fsencode(each))) for each in word)
+    return "$'" + "".join(a or b for a, b in zip(plain, codes, strict=True)) + "'"
 
 
 def _script(name):

@@ -17,12 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout's 
 
 import checkpoints  # noqa: E402
 import environments  # noqa: E402
+import foreign_images  # noqa: E402
 import inputs  # noqa: E402
 import interruptions  # noqa: E402
 import torch  # noqa: E402
 
 COLUMNS = ("fault", "cases", "caught", "harmless", "lost", "tracebacks")
-ROWS = interruptions.ROWS + checkpoints.ROWS + inputs.ROWS + environments.ROWS
+FILES = (interruptions, checkpoints, inputs, environments, foreign_images)
+ROWS = [row for file in FILES for row in file.ROWS]
 HUNG = 3600  # seconds of a row after which the stack is printed and the process ends
 
 
