@@ -100,8 +100,11 @@ def progress(iterable=None, **options):
     return tqdm(iterable, leave=False, file=sys.stderr, disable=hidden or None, **options)
 
 
-def run_script(main, program):
-    """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1."""
+def run_script(main, program, nothing_to_lose=False):
+    """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
+
+    nothing_to_lose: whether Ctrl-C ends the process at once, and no code of it runs any more.
+    """
     global _program
     _program = program
     for stream in (sys.stdout, sys.stderr):
@@ -114,7 +117,7 @@ def run_script(main, program):
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # in the background it is ignored
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, _end if nothing_to_lose else _interrupt)
     try:
         code = main(sys.argv[1:])
     except UserError as problem:
@@ -150,9 +153,13 @@ def _interrupt(signum, frame):
     """Handle SIGINT: raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            os._exit(130)
+            _end()
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _end(*_):
+    os._exit(130)
 
 
 def _print(text, stream, even_if_silent=False):

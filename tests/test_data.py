@@ -9,7 +9,6 @@ import hashlib
 import http.server
 import io
 import os
-import re
 import socket
 import struct
 import sys

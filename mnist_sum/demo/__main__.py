@@ -3,29 +3,25 @@
 The page is served to this machine alone and loads nothing from any other. It needs the extra `demo`.
 """
 
-import os
-import socket
-from importlib.util import find_spec
-
-from mnist_sum import cli
-from mnist_sum.console import UserError, note, run_script
-from mnist_sum.recipes import DEFAULT_MODEL
-
-HOST = "127.0.0.1"
-# Everything from the page's own address; what gradio's scripts need is allowed from there too.
-CONTENT_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-NO_TELEMETRY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
+from mnist_sum.demo import HOST
 
 
 def main(argv):
+    from importlib.util import find_spec
+
+    from mnist_sum import cli
+
     args = cli.parse_demo(argv, __doc__)
     if find_spec("gradio") is None:
-        raise UserError("the page needs gradio; install it with: pip install -e '.[demo]'")
-    os.environ |= NO_TELEMETRY
+        raise console.UserError("the page needs gradio; install it with: pip install -e '.[demo]'")
     with listen(args.port) as listener:
-        note("loading the models and gradio ...")
-        serve(load_models(args.checkpoint or (), args.model or ()), listener)
-    return 0
+        console.note("loading the models and gradio ...")
+        models = load_models(args.checkpoint or (), args.model or ())
+
+        from mnist_sum.demo.server import serve
+
+        serve(models, listener)
 
 
 def listen(port):
@@ -33,11 +29,16 @@ def listen(port):
 
     Raises UserError where the port cannot be used.
     """
+    import os
+    import socket
+
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
         reason = os.strerror(error.errno)  # the error's own text repeats the address
-        raise UserError(f"cannot use port {port} of {HOST}: {reason}; choose another with --port") from None
+        raise console.UserError(
+            f"cannot use port {port} of {HOST}: {reason}; choose another with --port"
+        ) from None
 
 
 def load_models(paths=(), own=()):
@@ -47,6 +48,7 @@ def load_models(paths=(), own=()):
     Raises UserError where one cannot be loaded.
     """
     from mnist_sum import models
+    from mnist_sum.recipes import DEFAULT_MODEL
     from mnist_sum.runs import checkpoint
 
     shipped = sorted(
@@ -57,37 +59,5 @@ def load_models(paths=(), own=()):
     return {name: checkpoint.load_model(path, "cpu", own=own)[0] for name, path in files.items()}
 
 
-def serve(models, listener):
-    """Serve the page with the models, {name: model}, on the listening socket until SIGINT or SIGTERM."""
-    import fastapi
-    import gradio
-    import uvicorn
-
-    from mnist_sum.demo.page import STYLE, build_page
-
-    app = gradio.mount_gradio_app(
-        fastapi.FastAPI(openapi_url=None),
-        build_page(models),
-        "/",
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css=STYLE,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        mcp_server=False,
-        enable_monitoring=False,
-    )
-    settings = uvicorn.Config(
-        app,
-        headers=[("Content-Security-Policy", CONTENT_POLICY)],
-        log_level="warning",
-        timeout_graceful_shutdown=1,  # an open page holds a connection for as long as it is open
-    )
-    note(f"the page: http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)")
-    uvicorn.Server(settings).run(sockets=[listener])
-    # Ctrl-C ended it (SIGTERM kills). uvicorn raises that again within asyncio, where it once got lost.
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    run_script(main, "mnist_sum.demo")
+    console.run_script(main, "mnist_sum.demo", nothing_to_lose=True)
