@@ -5,6 +5,7 @@ MNIST_SUM_SCREENSHOT=assets/demo.png python -m pytest tests/test_demo.py
 """
 
 import base64
+import importlib.util
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +157,7 @@ def test_page_says_why_there_is_no_prediction(models):
         (data_url(blank), "nothing stands out"),
         ("data:image/png;base64,AA==", "not a PNG"),
         ("no image", "no image that your browser can show"),
-        (page.DRAWING + "A" * page.MOST, "too large"),
+        (page.DRAWING + "no base64", "no image that your browser can show"),
     ):
         boxes, markup = page.page_html(models[DEFAULT_MODEL], url, 4)
         assert boxes == ""
@@ -170,7 +172,7 @@ def test_port_in_use_is_one_line_that_names_the_flag():
 
 
 def test_missing_gradio_is_one_line_that_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape("pip install -e '.[demo]'")):
         demo.main([])
 
@@ -225,6 +227,72 @@ def server(own, tmp_path_factory):
     finally:
         process.kill()
         process.communicate()
+
+
+def ask(server, path, body=None, **headers):
+    """(status, headers, body) of a request to the page, with these headers besides or in place of its own."""
+    connection = HTTPConnection(server.removeprefix("http://"), timeout=20)
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("GET" if body is None else "POST", path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, dict(answer.getheaders()), answer.read().decode(errors="replace")
+
+
+CALL = "/gradio_api/run/predict"
+
+
+def call(*data):
+    return json.dumps({"data": data, "fn_index": 0})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *[
+            {"Host": host}
+            for host in ("evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", "")
+        ],
+        *[{"Origin": origin} for origin in ("http://evil.example", "null", "http://127.0.0.1")],
+        *[{"Sec_Fetch_Site": site} for site in ("cross-site", "same-site")],
+    ],
+)
+def test_no_other_site_gets_an_answer_of_the_page(headers, server):
+    for path, body in (("/", None), (CALL, call(data_url(sheet("7")), 4, DEFAULT_MODEL))):
+        status, answered, text = ask(server, path, body, **headers)
+        assert status == 403 and text.startswith("refused: ") and len(text) < 100
+        assert not any(name.lower().startswith("access-control") for name in answered)
+
+
+def test_the_page_has_its_own_requests_and_no_other(server):
+    for host in (
+        server.removeprefix("http://"),
+        server.removeprefix("http://").replace("127.0.0.1", "localhost"),
+    ):
+        status, headers, text = ask(server, "/", Host=host, Origin=f"http://{host}")
+        assert (
+            status == 200
+            and "gradio" in text
+            and "frame-ancestors 'none'" in headers["content-security-policy"]
+        )
+    others = "upload upload_progress info queue/join queue/data heartbeat/1 file=/etc/passwd reset call/show"
+    paths = [f"/gradio_api/{name}" for name in others.split()]
+    for path in (*paths, "/openapi.json", "/docs", "/config", "/login", "/assets/../../../app.py", "/x"):
+        for body in (None, "{}"):
+            assert ask(server, path, body)[0] in (404, 405), path
+
+
+def test_a_mistyped_call_is_refused_and_the_next_is_answered(server):
+    image = data_url(sheet("7"))
+    for body in (
+        *("", "{", "[]", "null", "1e999", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass"), b"\xff"),
+        *(call(), call(image, 4), call(image, 4, DEFAULT_MODEL, 1), call(image, 4, "no model")),
+        *(call(image, number, DEFAULT_MODEL) for number in (-1, 10, 10**400, 1.5, "4", None, [4], True)),
+        *(call(other, 4, DEFAULT_MODEL) for other in (None, 4, ["x"], {"path": "/etc/passwd"})),
+    ):
+        assert ask(server, CALL, body)[0] == 400, body[:80]
+    assert ask(server, CALL, b" " * 12_000_001)[0] == 413
+    status, _, text = ask(server, CALL, call(image, 4, DEFAULT_MODEL))
+    assert status == 200 and "digit 7, 7 + 4 = 11" in words(json.loads(text)["data"][1])
 
 
 @pytest.fixture(scope="module")
