@@ -36,7 +36,7 @@ def split_for_oracle(digits, digit_wrong=(), sum_wrong=()):
     images[:, 0, 0] = torch.tensor(digits, dtype=torch.uint8)
     images[list(digit_wrong), 0, 1] = 1
     images[list(sum_wrong), 0, 2] = 1
-    return MnistSum(Split(images, torch.tensor(digits)))
+    return MnistSum(Split(images, torch.tensor(digits, dtype=torch.int64)))
 
 
 def predictions_of(digits, digit=None, total=None, confidence=0.9):

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TRACEBACK = 70  # the exit code of a script that ended with one
+TRACEBACK = 70  # the exit code of a script that ended with one where stderr, which would show it, is closed
 
 
 def start(script, argv, out, err, cwd=None, **environment):
@@ -128,7 +128,7 @@ def _become(script, argv, out, err, cwd, environment):
         if sys.stdout is not None:
             sys.stdout.flush()
     except BaseException:
-        code = TRACEBACK
+        code = 1 if sys.stderr else TRACEBACK
         traceback.print_exc()
     finally:
         os._exit(code)
