@@ -6,6 +6,7 @@ import random
 import shlex
 import shutil
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from stress import forks
 from stress.forks import wait_for
 from stress.outcome import epochs_done, outcome
 
-from mnist_sum import cli, console, loss, models, runs
+from mnist_sum import cli, loss, models, runs
 from mnist_sum.console import UserError
 from mnist_sum.recipes import DEFAULT_MODEL
 from mnist_sum.runs import checkpoint, folder
@@ -246,18 +247,26 @@ def test_what_a_run_could_not_write_or_would_overwrite_is_said_before_it_begins(
         train(**SETTINGS, output_dir=tmp_path / "run", teacher=tmp_path / "run" / "report.md")
 
 
-@pytest.mark.parametrize("name", [".x.part", "-x", "x\n\x1b[31m\u2028", "数 é"])
+def as_bash_takes(command):
+    """The command line's words."""
+    script = f"printf '%s\\0' {command}"
+    return (
+        subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+        .stdout.decode()
+        .split("\0")[:-1]
+    )
+
+
+@pytest.mark.parametrize("name", [".x.part", "-x", "x\n\x1b[31m\u2028", "数 é", "a'b\\$x\n1"])
 def test_a_folder_of_any_name_holds_a_run_and_the_hints_name_it(name, loads, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     train(15, **SETTINGS, save=True, output_dir=name)
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() for line in lines)
-    given = shlex.split(lines[-1].partition("resume with: ")[2])[3:]
-    assert cli.parse_train(given).resume == console.one_line(name)
-    if name.isprintable():
-        train(resume=name)
-        given = shlex.split(capsys.readouterr().out.partition("-m inference ")[2])
-        assert cli.parse_inference(given).checkpoint == [name]
+    assert cli.parse_train(as_bash_takes(lines[-1].partition("-m train ")[2])).resume == name
+    train(resume=name)
+    given = as_bash_takes(capsys.readouterr().out.partition("-m inference ")[2])
+    assert cli.parse_inference(given).checkpoint == [name]
 
 
 @pytest.mark.parametrize("name", [folder.CHECKPOINT, folder.HISTORY])
