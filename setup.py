@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 SAMPLE = ["mlxtend>=0.23"]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.7"]  # older onnxscript prints as it works
-DEMO = ["gradio>=6.31"]  # the oldest tried
+DEMO = ["gradio>=6.31", "starlette>=1.10"]  # the oldest tried; a route of starlette bounds its requests
 
 setup(
     name="mnist_sum",
