@@ -40,7 +40,7 @@ def seven(size=200):
 
 @pytest.mark.parametrize(
     ("surroundings", "pages", "enough"),
-    [("plain", 50, 48), ("shadow", 20, 18), ("thumb", 20, 18), ("ruled", 20, 18), ("edge", 20, 18)],
+    [("plain", 30, 29), ("shadow", 20, 18), ("thumb", 20, 18), ("ruled", 20, 18), ("edge", 20, 18)],
 )
 def test_digits_on_synthetic_pages_are_predicted_correctly(surroundings, pages, enough, predicted_digit):
     correct = 0
