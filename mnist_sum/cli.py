@@ -320,16 +320,16 @@ def parse_study(argv, description):
     add("--quick", action="store_true",
         help="few and short runs, that show the whole path in under two minutes (default: off)")
     arguments = parser.parse_args(argv)
+    flags = vars(arguments)
     for name, own in STUDIES.items():
         if name != arguments.name:
             parser.refuse(arguments, own, f"is a flag of the study {name}, not of {arguments.name}")
-    flags = vars(arguments)
-    quick, others = flags["quick"], {other for own in STUDIES.values() for other in own}
+            flags = {key: value for key, value in flags.items() if key not in own}
+    quick = flags["quick"]
     flags["data"] = flags["data"] or ("sample" if quick else "auto")
     default = f"runs/study-{arguments.name}{'-quick' if quick else ''}"
     flags["output_dir"] = flags["output_dir"] or default
-    others -= {*STUDIES[arguments.name]}
-    return {name: value for name, value in flags.items() if name not in others}
+    return flags
 
 
 def parse_export(argv, description):

@@ -100,10 +100,10 @@ def progress(iterable=None, **options):
     return tqdm(iterable, leave=False, file=sys.stderr, disable=hidden or None, **options)
 
 
-def run_script(main, program, nothing_to_lose=False):
+def run_script(main, program, ends_at_once=False):
     """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
 
-    nothing_to_lose: whether Ctrl-C ends the process at once, and no code of it runs any more.
+    ends_at_once: Ctrl-C ends the process wherever it is, and no code of it runs any more.
     """
     global _program
     _program = program
@@ -117,7 +117,7 @@ def run_script(main, program, nothing_to_lose=False):
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # in the background it is ignored
-        signal.signal(signal.SIGINT, _end if nothing_to_lose else _interrupt)
+        signal.signal(signal.SIGINT, _end if ends_at_once else _interrupt)
     try:
         code = main(sys.argv[1:])
     except UserError as problem:

@@ -11,7 +11,7 @@ from mnist_sum.recipes import held_out_pairs
 from mnist_sum.system.randomness import generator
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels scaled to [0, 1]
-EVEN = 2520  # divisible by 1 to 10, so that of each so many numbers all are equally probable
+DRAWS = 2520  # divisible by 1 to 10: the remainder of a draw is uniform, however many numbers are allowed
 BACKGROUND = -MEAN / STD  # a black pixel once normalised
 
 
@@ -53,7 +53,7 @@ class MnistSum(Dataset):
     def set_epoch(self, epoch):
         """Draw the numbers of that epoch, from 0."""
         draw = generator(self.seed, "numbers", 0 if self.fixed else epoch)
-        draws = torch.randint(EVEN, (len(self.digits),), generator=draw)
+        draws = torch.randint(DRAWS, (len(self.digits),), generator=draw)
         digits = self.digits.cpu()
         numbers = self.allowed[digits, draws % self.counts[digits]]
         self.numbers = numbers.to(self.digits.device)

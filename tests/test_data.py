@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -277,15 +277,22 @@ def test_two_dead_mirrors_are_given_up_within_15_seconds():
     assert 2 * download.STALL_SECONDS < 15
 
 
+@contextmanager
+def memory_below(size):
+    """Within it Python never holds so many bytes more than before."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("name", ["never ends", "redirects without end"])
 def test_no_more_of_an_endless_body_is_taken_than_the_limit(name, raw, serve, tmp_path):
     serve(BAD_MIRRORS[name])
-    tracemalloc.start()
-    try:
+    with memory_below(2.5 * download.LARGEST_ARCHIVE):
         assert "sends more than 16 MB" in load_error(tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 2.5 * download.LARGEST_ARCHIVE
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -301,12 +308,8 @@ def test_an_archive_that_unpacks_without_end_takes_bounded_memory(raw, serve, mo
     archive = gzip.compress(bytes(200 << 20), 1)
     monkeypatch.setattr(MNIST, "resources", [(f"{NAMES[0]}.gz", md5(archive))])
     serve(good({f"{NAMES[0]}.gz": archive}))
-    tracemalloc.start()
-    try:
+    with memory_below(2.5 * download.LARGEST_FILE):
         assert "not MNIST" in load_error(tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 2.5 * download.LARGEST_FILE
-    finally:
-        tracemalloc.stop()
     assert left_in(tmp_path) == {}
 
 

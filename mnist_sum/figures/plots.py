@@ -331,7 +331,7 @@ def draw_pair_grids(grids, path=None):
                 axes.axis("off")
                 continue
             accuracy, held_out = columns[title]
-            image = axes.imshow(100 * accuracy, cmap="RdYlGn", vmin=0, vmax=100)
+            image = axes.imshow(100 * accuracy, cmap="RdYlBu", vmin=0, vmax=100)  # for all eyes
             for digit, number in np.argwhere(held_out):
                 axes.add_patch(Rectangle((number - 0.5, digit - 0.5), 1, 1, fill=False, linewidth=0.9))
     for axes, title in zip(all_axes[0], titles, strict=True):

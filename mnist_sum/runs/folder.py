@@ -66,7 +66,7 @@ def evaluate_command(folder, architecture):
 
 
 def _quoted(word):
-    """The word as a shell takes it, all of it printable; what is not in POSIX.1-2024's $'', as ls has it."""
+    """The word quoted for a shell; what cannot be printed as octal codes in $'…' (bash, zsh, POSIX 2024)."""
     if word.isprintable():
         return shlex.quote(word)
     plain = (each if each.isprintable() and each not in "'\\" else None for each in word)

@@ -58,35 +58,24 @@ def train(model, folder, seed, data, data_dir=None, teacher=None, teacher_sha256
     return run.exit_code
 
 
-def write_row(folder, row):
-    """Write a finished run's row, a dict of JSON values, into its folder."""
-    write_atomically(folder / ROW, json.dumps(row, indent=1).encode())
+def row_of(folder, expected, run):
+    """(row, new): the row, a dict of JSON values, of the run in the folder, and whether it was not there yet.
 
-
-def read_row(folder, expected):
-    """The row that lies in the folder, or None; raises UserError where it has not the values of the dict
-    expected, which tell what the run was."""
+    expected: its values that tell what the run is. A new row is expected and what run() returns, a dict,
+    and is written into the folder. Raises UserError where the folder holds the row of another run.
+    """
     try:
         row = json.loads(read_regular(folder / ROW))
-        fits = expected.items() <= row.items()
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError, TypeError):  # not ours, damaged, or no dict
-        fits = False
-    if not fits:
+        row = expected | run()
+        write_atomically(make_folder(folder) / ROW, json.dumps(row, indent=1).encode())
+        return row, True
+    except (OSError, ValueError):
+        row = None  # not ours, or damaged
+    if not isinstance(row, dict) or not expected.items() <= row.items():
         raise UserError(f"{folder / ROW} is not the result of the run in that folder; move it away, or "
                         "choose another --output-dir")  # fmt: skip
-    return row
-
-
-def row_of(folder, expected, run):
-    """The row of the run in the folder: as it lies there, else expected and what run() returns, a dict, which
-    is then written. Raises UserError as read_row does."""
-    row = read_row(folder, expected)
-    if row is None:
-        row = expected | run()
-        write_row(make_folder(folder), row)
-    return row
+    return row, False
 
 
 def mean_and_deviation(values):

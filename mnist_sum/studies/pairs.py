@@ -12,6 +12,7 @@ another. Fold 0 holds out (9, 9) and fold 7 (0, 0), whose sums 18 and 0 then nev
 reported apart.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from mnist_sum.figures.plots import draw_pair_grids
 from mnist_sum.recipes import RECIPES, STUDIED, held_out_mask, held_out_pairs
 from mnist_sum.runs import checkpoint
 from mnist_sum.runs.folder import CHECKPOINT, data_folder
-from mnist_sum.runs.series import architectures, mean_and_deviation, read_row, train, write_row
+from mnist_sum.runs.series import architectures, mean_and_deviation, row_of, train
 from mnist_sum.system.device import choose_device
 from mnist_sum.system.files import check_output, make_folder, write_atomically
 
@@ -90,15 +91,11 @@ def study(models, data, data_dir, split, seeds, output_dir, quick):
             console.note("stopped; give the same command again to resume")
             return code
         stored = checkpoint.load(run_folder / CHECKPOINT, own=[architecture])
-        row = read_row(run_folder, {"checkpoint": stored["sha256"]})
-        known = row is not None
-        if not known:
-            row = {"model": label(architecture), "case": case, "seed": seed}
-            row |= measured(run_folder, architecture, test_set)
-            write_row(run_folder, row)
+        about = {"model": label(architecture), "case": case, "seed": seed, "checkpoint": stored["sha256"]}
+        row, new = row_of(run_folder, about, partial(measured, run_folder, architecture, test_set))
         rows.append(row)
         console.results([row], line(row))
-        if not known or len(rows) == len(plan):
+        if new or len(rows) == len(plan):
             table = tables(rows, loaded, split)
             write_atomically(folder / TABLE, table.encode("utf-8", "backslashreplace"))
             draw_pair_grids(grids(rows), folder / PICTURE)
@@ -138,7 +135,6 @@ def measured(folder, architecture, test_set):
         "grid": [[None if cell != cell else cell for cell in numbers] for numbers in grid],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": sum(row["seconds"] for row in stored["history"]),
-        "checkpoint": stored["sha256"],
     }
 
 

@@ -60,7 +60,7 @@ def study(data, data_dir, split, seeds, output_dir, quick):
     }
     rows = []
     for seed in console.progress(range(seeds or (1 if quick else 10)), desc="runs"):
-        row = row_of(folder / str(seed), {"seed": seed, **about}, partial(run, seed, loaded))
+        row, _ = row_of(folder / str(seed), {"seed": seed, **about}, partial(run, seed, loaded))
         rows.append(row)
         console.results([row], line(row))
         write_atomically(folder / TABLE, table(rows).encode())
@@ -116,7 +116,7 @@ def line(row):
     """A row as a line to print."""
     return (f"seed {row['seed']}: sum of seen pairs {row['seen_accuracy']:.2%}, of unseen "
             f"{row['unseen_accuracy']:.2%}, digit {row['digit_accuracy']:.2%}, calibration error "
-            f"{row['calibration_error']:.3f}, {row['seconds']:.0f} s")  # fmt: skip
+            f"{row['calibration_error']:.2%}, {row['seconds']:.0f} s")  # fmt: skip
 
 
 def table(rows):

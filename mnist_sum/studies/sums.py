@@ -266,10 +266,12 @@ def study(digits, track, data, data_dir, split, seeds, output_dir, quick):
         recipe = recipe_of(one, places, quick).overridden(split=split)
         expected = {"track": one, "digits": places, "seed": seed, **about, "recipe": asdict(recipe)}
         task = partial(run, one, places, seed, loaded, recipe, device)
-        rows.append(row_of(folder / f"{one}-{places}-{seed}", expected, task))
-        console.results(rows[-1:], line(rows[-1]))
-        write_atomically(folder / TABLE, tables(rows).encode())
-        draw(rows, folder / PICTURE)
+        row, new = row_of(folder / f"{one}-{places}-{seed}", expected, task)
+        rows.append(row)
+        console.results([row], line(row))
+        if new or len(rows) == len(plan):
+            write_atomically(folder / TABLE, tables(rows).encode())
+            draw(rows, folder / PICTURE)
     console.note(f"\n{tables(rows).rstrip()}\n\npicture: {console.one_line(folder / PICTURE)}")
     return 0
 

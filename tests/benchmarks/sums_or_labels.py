@@ -60,7 +60,7 @@ def main():
         for target in ("sums", "labels"):
             expected = {"target": target, "seed": seed, "recipe": asdict(recipe)}
             task = partial(errors, target, seed, data, recipe)
-            found[target] = row_of(args.output_dir / f"{target}-{seed}", expected, task)["errors"]
+            found[target] = row_of(args.output_dir / f"{target}-{seed}", expected, task)[0]["errors"]
         print(f"seed {seed}: errors by sums {found['sums']}, by labels {found['labels']}", flush=True)
         differences.append(found["labels"] - found["sums"])
     if len(differences) > 1:
