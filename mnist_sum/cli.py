@@ -18,7 +18,7 @@ PICTURE_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf
 DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
 FROM_RECIPE = "(default: the model's recipe, below)"
 WITH_RESUME = ("resume", "device", "data_dir", "json", "summary", "plot_graph", "report")
-STUDIES = {"pairs": ("models",), "sums": ("digits", "track"), "shortcuts": ()}  # and their own flags
+STUDIES = {"pairs": ("models", "epochs"), "sums": ("digits", "track"), "shortcuts": ()}  # and their own flags
 ONNX_INTERFACE = """\
 the ONNX model, for any batch size B:
   in   image         (B, 1, 28, 28) float32, white on black: (pixel / 255 - 0.1307) / 0.3081
@@ -299,6 +299,8 @@ def parse_study(argv, description):
     add("--models", nargs="+", type=studied_model, metavar="NAME",
         help="of pairs: which models, or your own FILE.py:NAME (default: all: "
         f"{', '.join((*RECIPES, *STUDIED))}; with --quick four of them)")
+    add("--epochs", type=count, metavar="N",
+        help="of pairs: passes over the data of each run (default: as the model's recipe; with --quick 8)")
     add("--digits", nargs="+", type=count, metavar="N",
         help="of sums: digits of each of the two numbers (default: 1 2 4 15)")
     add("--track", choices=("a", "b"),

@@ -48,8 +48,9 @@ REFUSED = {
     "mnist_sum.study": [
         "pairs --models", "pairs --models resnet", "pairs --seeds 0", "pairs --data cifar",
         "pairs --data-dir ''", "pairs --split pooled", "pairs --output-dir ''", "pairs --digits 2",
-        "pairs --track a", "sums --digits", "sums --digits 0", "sums --track c", "sums --models compact",
-        "shortcuts --digits 1", "shortcuts --models compact", "pairs --unknown",
+        "pairs --track a", "pairs --epochs 0", "sums --digits", "sums --digits 0", "sums --track c",
+        "sums --models compact", "sums --epochs 9", "shortcuts --digits 1", "shortcuts --models compact",
+        "pairs --unknown",
     ],
     "mnist_sum.export": ["--output", "--output ''", "--unknown", "one two"],
     "mnist_sum.demo": ["--port -1", "--port 65536", "--port x", "--checkpoint", "--checkpoint ''", "stray"],

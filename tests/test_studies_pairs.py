@@ -49,7 +49,7 @@ def own(name):
 @pytest.fixture
 def command(few, tmp_path, monkeypatch, capsys):
     """Run the quick study of a small network of one's own on noise: the exit code, and the rows printed."""
-    monkeypatch.setattr(pairs, "QUICK", {"epochs": 2})
+    monkeypatch.setattr(pairs, "QUICK_EPOCHS", 2)
     for module in (data, runs):
         monkeypatch.setattr(module, "load", lambda *_: few)
     (tmp_path / "net.py").write_text(NETWORK)
@@ -96,7 +96,7 @@ def test_each_run_gives_a_row_a_table_and_a_picture_and_the_command_resumes(comm
         tmp_path / "study/net-Net-held-81-0/checkpoint.safetensors",
         own=[models.find(f"{tmp_path}/net.py:Net")],
     )
-    assert stored["recipe"]["held_out"] == rows[1]["held_out"] and stored["epoch"] == pairs.QUICK["epochs"]
+    assert stored["recipe"]["held_out"] == rows[1]["held_out"] and stored["epoch"] == pairs.QUICK_EPOCHS
     table = (tmp_path / "study" / pairs.TABLE).read_text()
     assert f"| {100 * rows[0]['seen_accuracy']:.2f} | {100 * rows[0]['unseen_accuracy']:.2f} |" in table
     picture = tmp_path / "study" / pairs.PICTURE
@@ -136,6 +136,12 @@ def test_a_run_with_other_pairs_held_out_is_refused(command, monkeypatch):
         command()
 
 
+def test_runs_may_have_other_epochs_than_the_recipe(command):
+    assert [row["epochs"] for row in command("--epochs", "3")[1]] == [3, 3]
+    with pytest.raises(UserError, match="fold-0-0 holds a run by another recipe"):
+        command()
+
+
 def test_accuracies_are_those_of_the_seen_and_of_the_held_out_pairs(few, monkeypatch, tmp_path):
     """Two images of a 9, one of a 2, and a model that errs in (9, 9) once, in (9, 1) twice, in (2, 0)."""
     digits = torch.tensor([9, 9, 2])
@@ -145,7 +151,7 @@ def test_accuracies_are_those_of_the_seen_and_of_the_held_out_pairs(few, monkeyp
     predictions = Predictions(digits, digits.unsqueeze(1).expand(3, 10), total, None, None)
     monkeypatch.setattr(pairs, "predict_all", lambda *_: predictions)
     recipe = {"held_out": held_out_mask([(9, 9), (9, 1), (2, 5)])}
-    stored = {"recipe": recipe, "history": [{"seconds": 1.5}, {"seconds": 2.0}], "sha256": "c"}
+    stored = {"recipe": recipe, "history": [{"seconds": 1.5}, {"seconds": 2.0}], "epoch": 2, "sha256": "c"}
     monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (torch.nn.Linear(2, 1), stored))
     row = pairs.measured(tmp_path, None, MnistSum(Split(few.test.images[:3], digits)))
     assert row["unseen_accuracy"] == pytest.approx(2 / 5) and row["seen_accuracy"] == pytest.approx(24 / 25)

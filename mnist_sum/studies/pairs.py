@@ -7,9 +7,9 @@ then tested with every test image and every number. Held out are
   held-30 … held-81    so many pairs of those that are not (d, 0) or (9, n), drawn anew for each seed, fewer
                        of them being among the more; the 19 others have every digit, number and sum
 
-A run is train.py's own by the model's recipe, but for the pairs, and for the split where the recipe has
-another. Fold 0 holds out (9, 9) and fold 7 (0, 0), whose sums 18 and 0 then never occur: these two are also
-reported apart.
+A run is train.py's own by the model's recipe, but for the pairs, for the split where the recipe has another,
+and for the epochs where they are given. Fold 0 holds out (9, 9) and fold 7 (0, 0), whose sums 18 and 0 then
+never occur: these two are also reported apart.
 """
 
 from functools import partial
@@ -39,7 +39,7 @@ PAIRS = list(product(range(10), repeat=2))
 ALWAYS_SEEN = [(digit, number) for digit, number in PAIRS if number == 0 or digit == 9]
 ENDS = (9, 9), (0, 0)  # the only pairs of their sums
 EACH = "each as held out"  # of the picture
-QUICK = {"epochs": 8}  # and of the models
+QUICK_EPOCHS = 8
 QUICK_MODELS = ("compact", "tiny", *STUDIED)
 
 
@@ -63,7 +63,7 @@ def cases(seed, quick):
     return {name: found[name] for name in ("fold-0", "held-81")} if quick else found
 
 
-def study(models, data, data_dir, split, seeds, output_dir, quick):
+def study(models, epochs, data, data_dir, split, seeds, output_dir, quick):
     """Do the runs that are not done yet; print a row for each run, and write the table and the picture.
 
     All as cli.parse_study gives them. Returns the exit code.
@@ -73,6 +73,7 @@ def study(models, data, data_dir, split, seeds, output_dir, quick):
         check_output(folder / name)
     files = {name: str(Path(__file__).parent / file) for name, file in STUDIED.items()}
     models = models or (QUICK_MODELS if quick else (*RECIPES, *STUDIED))
+    epochs = epochs or (QUICK_EPOCHS if quick else None)
     found = architectures([files.get(name, name) for name in models])
     loaded = images.load(data, data_folder(data_dir), split)
     test_set = MnistSum(loaded.test, device=choose_device("auto"))
@@ -84,7 +85,7 @@ def study(models, data, data_dir, split, seeds, output_dir, quick):
     rows = []
     for seed, case, pairs, model, architecture in console.progress(plan, desc="runs"):
         run_folder = folder / f"{architecture.slug}-{case}-{seed}"
-        settings = {"split": split, "held_out": held_out_mask(pairs)} | (QUICK if quick else {})
+        settings = {"split": split, "epochs": epochs, "held_out": held_out_mask(pairs)}
         with console.quiet():
             code = train(model, run_folder, seed, loaded.name, data_dir, **settings)
         if code:
@@ -133,6 +134,7 @@ def measured(folder, architecture, test_set):
         "unseen_known_sum_accuracy": accuracy(unseen & ~ends),
         "digit_accuracy": predictions.digit_correct.float().mean().item(),
         "grid": [[None if cell != cell else cell for cell in numbers] for numbers in grid],
+        "epochs": stored["epoch"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": sum(row["seconds"] for row in stored["history"]),
     }
@@ -160,8 +162,8 @@ def tables(rows, data, split):
         f"Sum accuracy on the {len(data.test):,} {part} images of {data.name}, each with ten numbers.",
         "",
         "| model | parameters | seen pairs % | held-out pairs % | gap | held out, but not (9, 9), (0, 0) % "
-        "| (9, 9) held out % | (0, 0) held out % | digit % | runs | seconds a run |",
-        "|" + 11 * "---|",
+        "| (9, 9) held out % | (0, 0) held out % | digit % | runs | epochs | seconds a run |",
+        "|" + 12 * "---|",
     ]
     models = list(dict.fromkeys(row["model"] for row in rows))
     for model in models:
@@ -175,7 +177,7 @@ def tables(rows, data, split):
         cells += [percent(runs, "unseen_accuracy"), mean_and_deviation([100 * gap for gap in gaps])]
         cells += [percent(runs, "unseen_known_sum_accuracy")]
         cells += [mean_and_deviation([100 * value for value in values]) if values else "-" for values in ends]
-        cells += [percent(runs, "digit_accuracy"), str(len(runs))]
+        cells += [percent(runs, "digit_accuracy"), str(len(runs)), str(runs[0]["epochs"])]
         cells += [mean_and_deviation([row["seconds"] for row in runs])]
         lines.append(f"| {' | '.join(cells)} |")
     titles = [f"{count} held out" for count in (FOLDS, *LADDER)]
