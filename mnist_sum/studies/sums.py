@@ -106,7 +106,7 @@ SETTINGS = {
         15: track_a(60, 8, 0.05, weight_decay=1e-3),
     },
     "b": {
-        1: track_b(20, 64, 0.1),
+        1: track_b(40, 128, 0.1),
         2: track_b(30, 32, 0.1),
         4: track_b(40, 32, 0.05),
         15: track_b(60, 8, 0.05),
