@@ -1,9 +1,9 @@
 """Requests of all kinds to the page's server, which runs in a process of its own, as users start it.
 
-"Caught" is a refusal (4xx, a redirect without content, or a closed connection), "harmless" what the page asks
-for, rightly answered. Lost is everything else, and what takes above SECONDS, leaves a file, keeps the next call
-from its answer, or takes above 50 MB and 1.5 times the request beyond one call with the largest image, which
-requests without an image do not get. The last case ends the server with Ctrl-C.
+"Caught" is a refusal (4xx, a closed connection, or a redirect without content to the page itself),
+"harmless" what the page asks for, rightly answered. "Lost" is everything else, and what takes above SECONDS,
+leaves a file or keeps the next call from its answer. Memory may grow by 50 MB and 1.5 times the request, for
+an image by what a call with the largest takes besides. The last case is Ctrl-C.
 """
 
 import base64
@@ -375,10 +375,12 @@ def methods(draw, page):
     headers = draw.choice(((), (f"Origin: http://{page.host}", "Access-Control-Request-Method: POST")))
     if path == CALL and method == "POST":
         return Case([request(page, path, method, body)], OWN, partial(shows, re.escape(HINT)), (method,))
-    own = method in ("GET", "HEAD") and path.startswith("/") and path != CALL
-    return Case(
-        [request(page, path, method, body, None, headers)], OWN if own else REFUSED, is_page, (method,)
+    may = (
+        {"GET": OWN, "HEAD": EITHER}.get(method, REFUSED)
+        if path.startswith("/") and path != CALL
+        else REFUSED
     )
+    return Case([request(page, path, method, body, None, headers)], may, is_page, (method,))
 
 
 def files_of(name):
