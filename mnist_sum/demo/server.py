@@ -72,7 +72,7 @@ def build_app(models, port):
                 if body.count(b",") > MOST_COMMAS:
                     raise ValueError
                 image, number, name = call.model_validate_json(body).data
-            except (ValueError, TimeoutError, ClientDisconnect):  # pydantic's error is a ValueError, too
+            except (ValueError, TimeoutError, ClientDisconnect):  # pydantic's is a ValueError, too
                 return PlainTextResponse("this is not what the page sends", 400)
             return JSONResponse({"data": await run_in_threadpool(page_html, models[name], image, number)})
 
@@ -110,7 +110,7 @@ def build_gradio_app(models):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP, which answers what is none; in a body that would be a second answer, and a traceback."""
+    """uvicorn's, which answers what is no HTTP; in a body that would be a second answer, and a traceback."""
 
     def send_400_response(self, msg):
         if self.cycle is None:
