@@ -260,7 +260,7 @@ def test_no_other_site_gets_an_answer_of_the_page(headers, server):
     for path, body in (("/", None), (CALL, call(data_url(sheet("7")), 4, DEFAULT_MODEL))):
         status, answered, text = ask(server, path, body, **headers)
         assert status == 403 and text.startswith("refused: ") and len(text) < 100
-        assert not any(name.lower().startswith("access-control") for name in answered)
+        assert not any(name.lower().startswith(("access-control", "server")) for name in answered)
 
 
 def test_the_page_has_its_own_requests_and_no_other(server):
@@ -291,8 +291,26 @@ def test_a_mistyped_call_is_refused_and_the_next_is_answered(server):
     ):
         assert ask(server, CALL, body)[0] == 400, body[:80]
     assert ask(server, CALL, b" " * 12_000_001)[0] == 413
+    many = {**json.loads(call(image, 4, DEFAULT_MODEL)), "event_data": [[]] * 2000}
+    assert ask(server, CALL, json.dumps(many))[0] == 400
     status, _, text = ask(server, CALL, call(image, 4, DEFAULT_MODEL))
     assert status == 200 and "digit 7, 7 + 4 = 11" in words(json.loads(text)["data"][1])
+
+
+@pytest.mark.parametrize("path", ["/", "/x", CALL])
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_a_body_that_is_no_http_ends_the_connection_and_says_nothing(path, pause, server):
+    """Neither a second answer nor, as the server's end shows, a traceback."""
+    host = server.removeprefix("http://")
+    with socket.create_connection(host.split(":"), timeout=20) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        time.sleep(pause)
+        connection.sendall(b"no size\r\n")
+        answer = connection.makefile("rb").read()
+    assert answer.count(b"HTTP/1.1") <= 1 and b"Invalid" not in answer
+    assert ask(server, "/")[0] == 200
 
 
 @pytest.fixture(scope="module")

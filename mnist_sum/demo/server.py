@@ -10,7 +10,7 @@ from typing import Literal
 
 import fastapi
 import uvicorn
-from pydantic import ValidationError, conint, create_model
+from pydantic import conint, create_model
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mnist_sum.console import note
 from mnist_sum.demo import HOST
@@ -28,6 +29,7 @@ GENERATED = ("/", "/theme.css", "/favicon.ico", "/manifest.json")  # by gradio
 FOLDERS = ("assets", "static")  # of gradio's own scripts, styles and pictures
 CALL = "/gradio_api/run/predict"  # where its scripts send the inputs of an event that has no queue
 LARGEST = 12_000_000  # bytes of such a call; the page sends about 1 million
+MOST_COMMAS = 1000  # in it, hence values to be parsed: each takes many times its length; the page sends 10
 SECONDS = 10  # at most for it to arrive; meanwhile others wait
 HEADERS = {
     # Everything from the page's own address; what gradio's scripts need is allowed from there too.
@@ -43,7 +45,8 @@ def serve(models, listener):
     settings = uvicorn.Config(
         build_app(models, port),
         headers=list(HEADERS.items()),
-        http="h11",
+        server_header=False,
+        http=Protocol,
         ws="none",
         proxy_headers=False,
         log_level="error",  # of this program; its warnings are of what others send
@@ -66,8 +69,10 @@ def build_app(models, port):
         async with turn:  # so that memory holds one image at a time
             try:
                 body = await asyncio.wait_for(request.body(), SECONDS)
+                if body.count(b",") > MOST_COMMAS:
+                    raise ValueError
                 image, number, name = call.model_validate_json(body).data
-            except (ValidationError, TimeoutError, ClientDisconnect):
+            except (ValueError, TimeoutError, ClientDisconnect):  # pydantic's is a ValueError, too
                 return PlainTextResponse("this is not what the page sends", 400)
             return JSONResponse({"data": await run_in_threadpool(page_html, models[name], image, number)})
 
@@ -102,6 +107,16 @@ def build_gradio_app(models):
     )
     shutil.rmtree(folder)
     return app
+
+
+class Protocol(H11Protocol):
+    """uvicorn's, which answers what is no HTTP; in a body that would be a second answer, and a traceback."""
+
+    def send_400_response(self, msg):
+        if self.cycle is None:
+            return super().send_400_response(msg)
+        self.cycle.disconnected = True  # what the app still has to say is not sent
+        self.transport.close()
 
 
 class OwnRequests:
