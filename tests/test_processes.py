@@ -341,7 +341,7 @@ def test_an_error_of_rank_1_alone_is_printed_by_it(sample, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("own_rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("0", "-1"), ("x", "2")]
+    ("own_rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("0", "-1"), ("x", "2"), ("0", "2147483648")]
 )
 def test_impossible_numbers_of_processes_are_refused_at_once(own_rank, count, monkeypatch):
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
