@@ -131,10 +131,14 @@ def run_script(main, program, ends_at_once=False):
     except KeyboardInterrupt:
         code = 130
     except Exception as problem:
-        if not _is_out_of_memory(problem):
+        if _is_out_of_memory(problem):
+            error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
+                  "where the memory is a GPU's")  # fmt: skip
+        elif isinstance(problem, OSError) and "temporary directory" in str(problem):  # Python's, matplotlib's
+            error("there is no folder for temporary files; free some space, or set TMPDIR to one that can be "
+                  "written")  # fmt: skip
+        else:
             raise
-        error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
-              "where the memory is a GPU's")  # fmt: skip
         code = 1
     finally:
         if handler is signal.default_int_handler:

@@ -5,6 +5,7 @@ Needs the extra `export`: pip install -e '.[export]'.
 """
 
 import io
+import os
 import warnings
 from contextlib import redirect_stderr
 from importlib.util import find_spec
@@ -28,6 +29,10 @@ def main(argv):
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"writing ONNX needs {', '.join(missing)}; install with: pip install -e '.[export]'")
+
+    os.environ["ORT_DISABLE_TELEMETRY"] = (
+        "1"  # else onnxruntime leaves files in ~/.cache, and warns if it cannot
+    )
 
     from mnist_sum.runs.trained import load_all
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,15 @@ def test_too_little_memory_is_one_line_that_says_what_to_do(problem, end_of, cap
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("x.py: error: out of memory; ") and "--batch-size" in err
     assert err.count("\n") == 1
+
+
+def test_no_folder_for_temporary_files_is_one_line_that_says_what_to_do(end_of, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [os.devnull])
+    assert end_of(lambda _: tempfile.gettempdir()) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("x.py: error: there is no folder for temporary files; ")
+    assert err.endswith("set TMPDIR to one that can be written\n") and err.count("\n") == 1
 
 
 def failing(problem):

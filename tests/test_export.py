@@ -42,10 +42,10 @@ def own(onnx_bytes, tmp_path, monkeypatch):
     return Path(shutil.copy(SHIPPED, "own.safetensors"))
 
 
-def run_export(folder, *flags, python=()):
-    """Run the command in the folder, as a user does."""
+def run_export(folder, *flags, python=(), **environment):
+    """Run the command in the folder, as a user does; other keywords are environment variables."""
     command = [sys.executable, *python, "-m", "mnist_sum.export", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170)
 
 
@@ -93,7 +93,7 @@ def test_interface_text_gives_the_constants_of_the_normalisation():
 
 @needs_onnx
 def test_shipped_model_is_exported_into_the_current_folder(onnx_bytes, tmp_path):
-    done = run_export(tmp_path)
+    done = run_export(tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     starts = (
         "device: ",

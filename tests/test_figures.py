@@ -183,7 +183,7 @@ def test_any_file_name_can_be_drawn(tmp_path):
         assert Image.open(path).format == "PNG"
 
 
-@pytest.mark.parametrize("place", ["none/picture.png", "picture.nosuch", "folder.png", "."])
+@pytest.mark.parametrize("place", ["none/picture.png", "picture.nosuch", "picture.pgf", "folder.png", "."])
 def test_pictures_that_cannot_be_written_are_user_errors(place, few, tmp_path):
     (tmp_path / "folder.png").mkdir()
     path = tmp_path / place if place != "." else place

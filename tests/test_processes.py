@@ -4,6 +4,7 @@ two forks are its workers, numbered in the environment and given a store, as tor
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 from mnist_sum.console import UserError
 from mnist_sum.runs import checkpoint, folder
 from mnist_sum.system import processes
+from mnist_sum.system.files import folder_lock
 from mnist_sum.system.processes import LOST, all_reduce, any_stop_signal, broadcast, process_group, shard
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
@@ -39,12 +41,14 @@ def wait(pid):
 
 
 class Pair:
-    """A script as two processes of one run, in tmp_path."""
+    """A script as two processes of one run, in tmp_path; stream: where both print, else a file for each."""
 
-    def __init__(self, tmp_path, script, flags, flags_of_rank_1=None):
+    def __init__(self, tmp_path, script, flags, flags_of_rank_1=None, stream=None):
         self.store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         environment = {**AS_TORCHRUN, "MASTER_PORT": str(self.store.port)}
         self.files = [(tmp_path / f"out {rank}", tmp_path / f"err {rank}") for rank in range(2)]
+        if stream is not None:
+            self.files = [(stream, stream)] * 2
         self.pids = [
             forks.start(script, argv, *self.files[rank], cwd=tmp_path, RANK=str(rank), **environment)
             for rank, argv in enumerate((flags, flags_of_rank_1 or flags))
@@ -80,6 +84,19 @@ def patched_train(tmp_path, *lines):
     lines = ["import os, runpy", *lines, f"runpy.run_path({str(TRAIN)!r}, run_name='__main__')"]
     script.write_text("\n".join(lines))
     return script
+
+
+def in_epoch_2(tmp_path, *lines):
+    """train.py, which in its sixth step, the second of epoch 2, does these lines."""
+    before = (
+        "from mnist_sum import metrics, training",
+        "calls = []",
+        "def count(*parts):",
+        "    calls.append(1)",
+    )
+    after = "    return metrics.batch_sums(*parts)", "training.batch_sums = count"
+    lines = [f"        {line}" for line in lines]
+    return patched_train(tmp_path, *before, "    if len(calls) == 6:", *lines, *after)
 
 
 def assert_close(one, two, tolerance=1e-3):
@@ -231,17 +248,7 @@ def test_rank_0_alone_prints_and_writes_what_one_process_would_have(uninterrupte
 
 @pytest.mark.parametrize("counts", [(1, 2), (2, 1), (2, 2)], ids=str)
 def test_a_run_stopped_in_mid_epoch_resumes_with_another_number_of_processes(counts, uninterrupted, tmp_path):
-    script = patched_train(
-        tmp_path,
-        "from mnist_sum import metrics, training",
-        "calls = []",
-        "def count(*parts):",
-        "    calls.append(1)",
-        "    if len(calls) == 6 and os.environ.get('RANK', '1') == '1':",
-        "        os.kill(os.getpid(), 15)",
-        "    return metrics.batch_sums(*parts)",
-        "training.batch_sums = count",
-    )
+    script = in_epoch_2(tmp_path, "if os.environ.get('RANK', '1') == '1': os.kill(os.getpid(), 15)")
     codes, _, stderr = run(counts[0], tmp_path, script, [*FLAGS, 3])
     assert set(codes) == {143} and stderr == ""
     stopped = checkpoint.load(tmp_path / "run" / folder.CHECKPOINT)
@@ -312,10 +319,49 @@ def test_a_process_that_is_killed_or_hangs_ends_the_other_with_one_line(lost, si
     assert "".join(pair.stderr()) == f"train.py: error: {LOST}\n"
 
 
+@pytest.mark.parametrize("stream", ["", "/dev/full"], ids=["closed", "full"])
+def test_processes_whose_streams_are_closed_or_full_do_their_run(stream, sample, tmp_path):
+    if not os.path.exists(stream or os.devnull):
+        pytest.skip("needs /dev/full")
+    assert Pair(tmp_path, "train.py", [*FLAGS, 2], stream=stream).wait() == [0, 0]
+    assert checkpoint.load(tmp_path / "run" / folder.CHECKPOINT)["epoch"] == 2
+
+
+def test_a_process_that_is_suspended_and_continued_changes_nothing(uninterrupted, tmp_path):
+    stop = "open('suspended', 'w'), os.kill(os.getpid(), signal.SIGSTOP), open('continued', 'w')"
+    pair = Pair(tmp_path, in_epoch_2(tmp_path, "import signal", f"os.environ['RANK'] == '1' and ({stop})"),
+                [*FLAGS, 3])  # fmt: skip
+    wait_for(lambda: (tmp_path / "suspended").exists())
+    time.sleep(0.5)  # in which the other one waits for it
+    wait_for(lambda: pair.kill(1, signal.SIGCONT) or (tmp_path / "continued").exists())
+    assert (pair.wait(), pair.stderr()) == ([0, 0], ["", ""])
+    assert_close(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("lost", "line", "words"),
+    [
+        (0, "torch.empty(1 << 45)", "out of memory"),
+        (1, "torch.empty(1 << 45)", "out of memory"),
+        (0, "os.remove('run/.lock')", ".lock in it, was deleted while this run was writing into it"),
+    ],
+)
+def test_what_fails_in_one_process_in_mid_run_is_its_one_line(lost, line, words, sample, tmp_path):
+    script = in_epoch_2(tmp_path, "import torch", f"if os.environ['RANK'] == '{lost}': {line}")
+    pair = Pair(tmp_path, script, [*FLAGS, 3])
+    assert pair.wait() == [1, 1]
+    stderr = pair.stderr()
+    assert words in stderr[lost] and stderr[lost].count("\n") == 1 and stderr[1 - lost] == ""
+    assert checkpoint.load(tmp_path / "run" / folder.CHECKPOINT)["epoch"] == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ("--resume nowhere", f"there is no {folder.CHECKPOINT} in nowhere"),
+        ("--resume foreign", "is not a mnist_sum checkpoint"),
+        ("--data sample --limit 64 --teacher foreign", "is not a mnist_sum checkpoint"),
+        ("--data sample --limit 64 --output-dir locked", "another run is writing into locked"),
         ("--data mnist --data-dir file/below", "file/below"),
         ("--data sample --limit 64 --batch-size 1", "2 processes cannot share a batch of 1 of the 64"),
         ("--data sample --limit 64 --model linear_adder --lr 1e30", "no longer finite in epoch 1"),
@@ -326,8 +372,12 @@ def test_a_process_that_is_killed_or_hangs_ends_the_other_with_one_line(lost, si
 def test_an_error_of_all_processes_is_printed_once(flags, words, sample, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "run" / folder.REPORT).mkdir(parents=True)
-    pair = Pair(tmp_path, "train.py", [*flags.split(), "--device", "cpu"])
-    assert pair.wait() == [1, 1]
+    for name in ("foreign", "locked"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "foreign" / folder.CHECKPOINT).write_text("another program's")
+    with folder_lock(tmp_path / "locked"):
+        pair = Pair(tmp_path, "train.py", [*flags.split(), "--device", "cpu"])
+        assert pair.wait() == [1, 1]
     stderr = "".join(pair.stderr())
     assert stderr.startswith("train.py: error: ") and words in stderr and stderr.count("\n") == 1
 
@@ -341,7 +391,7 @@ def test_an_error_of_rank_1_alone_is_printed_by_it(sample, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("own_rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("0", "-1"), ("x", "2")]
+    ("own_rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("0", "-1"), ("x", "2"), ("0", "2147483648")]
 )
 def test_impossible_numbers_of_processes_are_refused_at_once(own_rank, count, monkeypatch):
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

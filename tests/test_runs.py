@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -330,6 +331,11 @@ def test_the_default_checkpoint_is_the_newest_of_a_whole_epoch_else_the_shipped_
     for age, newest in enumerate(paths, 2**32):
         os.utime(newest, (age, age))
         assert folder.default_checkpoint() == newest
+    for path in paths:
+        os.utime(path, (0, 0))
+    for found in (paths, paths[::-1]):  # the order in which a file system lists them
+        monkeypatch.setattr(folder, "RUNS", SimpleNamespace(glob=lambda _, found=found: found))
+        assert folder.default_checkpoint() == paths[-1]
 
 
 def test_stray_files_under_runs_neither_fail_nor_hang_the_search_for_a_checkpoint(monkeypatch, tmp_path):

@@ -255,9 +255,13 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(command, words, scri
 
 def test_pictures_do_not_depend_on_what_matplotlib_is_set_to(script, own, tmp_path):
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: tight\n")
+    (tmp_path / "odd" / "matplotlibrc").write_bytes(b"text.usetex: True\nsavefig.bbox: tight\n# \xff\n")
     (tmp_path / "rc").write_bytes(b"# \xff\n")
-    odd = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "rc")}
+    odd = {
+        "MPLBACKEND": "nonsense",
+        "MATPLOTLIBRC": str(tmp_path / "rc"),
+        "MPLCONFIGDIR": str(tmp_path / "rc"),
+    }
     pictures = [tmp_path / "plain.png", tmp_path / "odd" / "odd.png", tmp_path / "odd" / "here.png"]
     for path, environment in zip(pictures, ({}, odd, {}), strict=True):
         flags = (*own, "--total", 2, "--seed", 3, "--output", path)

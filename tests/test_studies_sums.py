@@ -116,6 +116,19 @@ def test_digits_are_learned_from_sums_alone():
     assert (sums.digit_probabilities(state.model, images).argmax(1) == digits).double().mean() > 0.95
 
 
+def test_a_loss_that_is_not_finite_ends_a_run_with_one_line(few):
+    recipe = Recipe(2, 16, 0.005, "onecycle", "adam")
+    state = new_state(Architecture("lenet", sums.LeNet, recipe), recipe, 0, torch.device("cpu"), "fp32")
+
+    def log_likelihood(log_probabilities, batch):
+        return log_probabilities[:, 0, 0] / 0
+
+    before = [parameter.clone() for parameter in state.raw.parameters()]
+    with pytest.raises(UserError, match="no longer finite in epoch 1; this run is discarded; try a smaller"):
+        sums.train(state, few.train.images, sums.grouped(torch.arange(64), 1).flatten(1), log_likelihood)
+    assert all(map(torch.equal, before, state.raw.parameters()))
+
+
 @pytest.fixture
 def noise(few, monkeypatch):
     monkeypatch.setattr(sums.images, "load", lambda *_: few)

@@ -6,26 +6,30 @@ which a notebook shows.
 """
 
 import io
+import logging
 import math
 import os
 import textwrap
 import warnings
+from contextlib import chdir
 from itertools import product
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+
+if os.environ.get("MATPLOTLIBRC") == os.devnull:  # as run_script() has it
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where it cannot keep a cache
+    with chdir(Path(__file__).parent):  # a matplotlibrc where the command was started would come first
+        import matplotlib  # noqa: F401
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mnist_sum.cli import PICTURE_SUFFIXES
 from mnist_sum.console import UserError, one_line
 from mnist_sum.evaluation.occlusion import PATCH
 from mnist_sum.system.files import write_atomically
-
-if os.environ.get("MATPLOTLIBRC") == os.devnull:  # as run_script() has it; but a matplotlibrc where the
-    matplotlib.rcdefaults()  # command was started has come first
 
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 OUTPUTS = (("digit", DIGIT), ("sum", SUM))
@@ -57,7 +61,7 @@ def _format(path):
 
 def _figure(path, width, height):
     """An empty figure of this size in inches; raises UserError where path's suffix is no picture format."""
-    if _format(path) not in FigureCanvasAgg.get_supported_filetypes():
+    if Path(path or "").suffix.lower() not in PICTURE_SUFFIXES:
         raise UserError(f"cannot write the picture {path}: .{_format(path)} is no picture format; use .png, "
                         ".jpg, .pdf or .svg")  # fmt: skip
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")

@@ -121,11 +121,14 @@ def data_folder(requested, recorded=None):
 
 
 def default_checkpoint():
-    """The newest checkpoint of a whole epoch under runs/, else the one that ships with the package."""
+    """The newest checkpoint of a whole epoch under runs/, else the one that ships with the package.
+
+    Of several that were written at the same time, as far as the file system tells, the last one by name.
+    """
     files = [path for path in RUNS.glob(f"*/{CHECKPOINT}") if os.path.isfile(path)]
     trained = [path for path in files if _epochs(path.parent) > 0]
     if trained:
-        return max(trained, key=os.path.getmtime)
+        return max(trained, key=lambda path: (os.path.getmtime(path), path))
     return models.shipped(DEFAULT_MODEL)
 
 

@@ -151,7 +151,7 @@ def train(state, images, groups, log_likelihood):
 
     The loss, in nats, is the mean of -log_likelihood(log P(class) (B, K, classes), batch (B,)) over the B
     examples of a batch, whose indices are the batch; its gradient's norm is clipped. The other settings are
-    those of state.recipe.
+    those of state.recipe. Raises UserError where the loss is not finite.
     """
     recipe, device = state.recipe, groups.device
     average, parameters = moving_average(state), list(state.raw.parameters())
@@ -173,7 +173,9 @@ def train(state, images, groups, log_likelihood):
             loss = -log_likelihood(log_probabilities, batch).mean()
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            clip_grad_norm_(parameters, LARGEST_NORM, error_if_nonfinite=True)
+            if not clip_grad_norm_(parameters, LARGEST_NORM).isfinite():
+                raise UserError(f"the loss is no longer finite in epoch {epoch + 1}; this run is discarded; "
+                                "try a smaller learning_rate in its Recipe")  # fmt: skip
             state.optimizer.step()
             if average is not None:
                 update_average(*average, step, len(parts))

@@ -61,8 +61,8 @@ def process_group(device_name):
 def _rendezvous():
     """(the store that torchrun keeps for its processes, this one's rank, their number)."""
     try:
-        if not 0 <= int(os.environ["RANK"]) < int(os.environ["WORLD_SIZE"]):
-            raise ValueError("RANK has to be from 0 to WORLD_SIZE - 1")
+        if not 0 <= int(os.environ["RANK"]) < int(os.environ["WORLD_SIZE"]) < 2**31:
+            raise ValueError("RANK has to be from 0 to WORLD_SIZE - 1, and that below 2^31")
         return next(dist.rendezvous("env://", timeout=TIMEOUT))
     except (ValueError, RuntimeError) as error:
         cause = str(error).splitlines()[0]
