@@ -241,6 +241,20 @@ def test_a_bad_mirror_is_an_error_in_time_and_leaves_no_file_and_no_thread(
     forks.wait_for(lambda: not any("(ask)" in thread.name for thread in threading.enumerate()), seconds=3)
 
 
+def test_a_suspension_in_mid_download_is_not_held_against_the_mirror(monkeypatch):
+    meter, now = download._Meter(), [0.0]
+    monkeypatch.setattr(download.time, "monotonic", lambda: now[0])
+
+    def receive(count, seconds):
+        now[0] += seconds
+        return count
+
+    assert meter.readinto(lambda _: receive(1 << 16, 3600), b"") == 1 << 16  # Ctrl-Z for an hour
+    with pytest.raises(TimeoutError, match="8 KB a second"):
+        for _ in range(4):
+            meter.readinto(lambda _: receive(1, 4.9), b"")
+
+
 def test_a_failed_mirror_is_not_asked_again_and_the_next_is_used(raw, serve, tmp_path):
     bad, working = serve(BAD_MIRRORS["has no such file"], good(archives_of(raw)))
     assert len(data.load("mnist", tmp_path).train) == 20

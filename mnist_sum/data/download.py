@@ -97,11 +97,12 @@ class _Meter:
     """Counts every byte that comes: OSError where these are too many or too few.
 
     http.client takes headers, chunks' sizes, trailers, redirections' bodies and "100 Continue" without end,
-    and a socket's own time-out starts anew with each byte.
+    and a socket's own time-out starts anew with each byte. No wait for one takes longer than that time-out
+    unless this process was suspended meanwhile, by Ctrl-Z say, for which no mirror is to blame.
     """
 
     def __init__(self):
-        self.bytes, self.started = 0, time.monotonic()
+        self.bytes = self.waited = 0
 
     def connection(self, kind, *arguments, **options):
         connection = kind(*arguments, **options)
@@ -115,10 +116,12 @@ class _Meter:
         return response
 
     def readinto(self, receive, buffer):
+        began = time.monotonic()
         count = receive(buffer)
+        self.waited += min(time.monotonic() - began, STALL_SECONDS)
         self.bytes += count
         if self.bytes > LARGEST_ARCHIVE:
             raise OSError(f"sends more than {LARGEST_ARCHIVE >> 20} MB")
-        if self.bytes < SLOWEST * (time.monotonic() - self.started - STALL_SECONDS):
+        if self.bytes < SLOWEST * (self.waited - STALL_SECONDS):
             raise TimeoutError(f"sends less than {SLOWEST >> 10} KB a second")
         return count
