@@ -102,7 +102,8 @@ class _Meter:
     """
 
     def __init__(self):
-        self.bytes = self.waited = 0
+        self.bytes = self.seconds = 0
+        self.last = time.monotonic()
 
     def connection(self, kind, *arguments, **options):
         connection = kind(*arguments, **options)
@@ -116,12 +117,11 @@ class _Meter:
         return response
 
     def readinto(self, receive, buffer):
-        began = time.monotonic()
-        count = receive(buffer)
-        self.waited += min(time.monotonic() - began, STALL_SECONDS)
+        count, now = receive(buffer), time.monotonic()
         self.bytes += count
+        self.seconds, self.last = self.seconds + min(now - self.last, STALL_SECONDS), now
         if self.bytes > LARGEST_ARCHIVE:
             raise OSError(f"sends more than {LARGEST_ARCHIVE >> 20} MB")
-        if self.bytes < SLOWEST * (self.waited - STALL_SECONDS):
+        if self.bytes < SLOWEST * (self.seconds - STALL_SECONDS):
             raise TimeoutError(f"sends less than {SLOWEST >> 10} KB a second")
         return count
