@@ -184,6 +184,7 @@ def verdict_of(command, signals, at, undisturbed, evidence):
 
     Those Python ends, with a traceback of its own: nothing has been printed or written by then, and
     run_script(), from which all else is called, is not in it. They are taken for caught; stderr counts them.
+    So is the rare one that is lost in a callback of the interpreter's own import, after which the work is done.
     """
     _, files, done, warnings = undisturbed
     hangs = not command.ended(HANGS)
@@ -193,7 +194,9 @@ def verdict_of(command, signals, at, undisturbed, evidence):
     evidence = f"{evidence}: exit {code}: {errors[-3000:]}"
     if "Traceback" in errors or "Exception ignored" in errors:
         last = errors.splitlines()[-1] if errors else ""
-        if INT in signals and not printed and "run_script" not in errors and not command.files():
+        frozen = all("<frozen" in line for line in errors.splitlines() if line.startswith("  File "))
+        nothing_done = not printed and not command.files()
+        if INT in signals and ", in run_script" not in errors and (nothing_done or frozen):
             return "caught", True
         return report("tracebacks", f"{last}: {evidence}"), False
     wrong = [f"{name}: {problem}" for name, path in command.files().items() if (problem := damage(path))]
