@@ -184,7 +184,7 @@ def verdict_of(command, signals, at, undisturbed, evidence):
 
     Those Python ends, with a traceback of its own: nothing has been printed or written by then, and
     run_script(), from which all else is called, is not in it. They are taken for caught; stderr counts them.
-    So is the rare one that is lost in a callback of the interpreter's own import, after which the work is done.
+    So is the rare one that a callback of the interpreter's own imports loses; the command then goes on.
     """
     _, files, done, warnings = undisturbed
     hangs = not command.ended(HANGS)
