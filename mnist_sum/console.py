@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 _stdout_is_json = _silent = _quiet = False
 _program = "mnist_sum"
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
                  "start new thread", "could not create a primitive",
                  "without exception set", "without setting an exception")  # fmt: skip
@@ -103,7 +104,9 @@ def progress(iterable=None, **options):
 def run_script(main, program, ends_at_once=False):
     """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
 
-    ends_at_once: Ctrl-C ends the process wherever it is, and no code of it runs any more.
+    SIGINT, SIGTERM and SIGHUP unwind main, so that no temporary file is left; the code is 128 + the signal.
+    A second one, or one after main, ends the process wherever it is, and no code of it runs any more.
+    ends_at_once: so does the first.
     """
     global _program
     _program = program
@@ -115,9 +118,9 @@ def run_script(main, program, ends_at_once=False):
     os.close(descriptor)
     # Pictures are the same whatever the user's matplotlib is set to, which may be what it has not.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # in the background it is ignored
-        signal.signal(signal.SIGINT, _end if ends_at_once else _interrupt)
+    for signum in STOPS:
+        if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):  # else nohup's, say
+            signal.signal(signum, _end if ends_at_once else _interrupt)
     try:
         code = main(sys.argv[1:])
     except UserError as problem:
@@ -128,8 +131,8 @@ def run_script(main, program, ends_at_once=False):
     except ModuleNotFoundError as absent:
         error(f"{absent.name} is not installed; run: pip install -e .")
         code = 1
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as stop:
+        code = 128 + (stop.args or (signal.SIGINT,))[0]
     except Exception as problem:
         if _is_out_of_memory(problem):
             error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
@@ -141,8 +144,7 @@ def run_script(main, program, ends_at_once=False):
             raise
         code = 1
     finally:
-        if handler is signal.default_int_handler:
-            signal.signal(signal.SIGINT, handler)
+        _end_at_next_signal()  # or it would be a traceback while the interpreter ends
     sys.exit(code)
 
 
@@ -154,16 +156,23 @@ def _is_out_of_memory(problem):
 
 
 def _interrupt(signum, frame):
-    """Handle SIGINT: raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
+    """Raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
+    _end_at_next_signal()
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            _end()
+            _end(signum)
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signum)
 
 
-def _end(*_):
-    os._exit(130)
+def _end_at_next_signal():
+    for signum in STOPS:
+        if signal.getsignal(signum) is _interrupt:
+            signal.signal(signum, _end)
+
+
+def _end(signum, _frame=None):
+    os._exit(128 + signum)
 
 
 def _print(text, stream, even_if_silent=False):

@@ -8,12 +8,14 @@ Every run has a folder of its own below --output-dir, so the command can be stop
 resumes where it was when it is given again. After every run the table and the picture there are new.
 """
 
-from importlib import import_module
-
-from mnist_sum import cli, console
+from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
 
 
 def main(argv):
+    from importlib import import_module
+
+    from mnist_sum import cli
+
     flags = cli.parse_study(argv, __doc__)
     console.keep_stdout_for_json(flags.pop("json"))
     return import_module(f"mnist_sum.studies.{flags.pop('name')}").study(**flags)

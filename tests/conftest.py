@@ -1,6 +1,7 @@
 """What several test files share: where the data is, small data made on the spot, running a script."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -20,8 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def plain_console():
-    """What a test told the console holds for that test alone."""
+    """What a test told the console holds for that test alone, and so do the handlers of its run_script()."""
+    handlers = {signum: signal.getsignal(signum) for signum in console.STOPS}
     yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
     console.keep_stdout_for_json(False)
     console.silence(False)
 

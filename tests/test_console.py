@@ -196,24 +196,40 @@ def test_ctrl_c_is_not_lost_while_a_library_is_imported(swallow, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.fixture
-def foreground():
-    """SIGINT as in the foreground; in the background it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_elsewhere_unwinds_and_its_handler_is_gone_with_the_script(end_of, foreground):
-    unwound, before = [], signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("signum", console.STOPS, ids=str)
+def test_a_signal_elsewhere_unwinds_and_the_next_ends_the_process(signum, end_of):
+    unwound = []
+    signal.signal(signum, signal.SIG_DFL)  # as in the foreground; in the background SIGINT is ignored
 
     def main(_):
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
         finally:
-            unwound.append(True)
+            unwound.append(signal.getsignal(signum))
 
-    assert end_of(main) == 130 and unwound and signal.getsignal(signal.SIGINT) is before
+    assert end_of(main) == 128 + signum and unwound == [console._end]
+
+
+def test_an_ignored_signal_stays_ignored(end_of):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+
+    def main(_):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert end_of(main) is None
+
+
+def test_a_signal_while_the_interpreter_ends_is_no_traceback(tmp_path):
+    (tmp_path / "x.py").write_text(
+        "import atexit, os, signal\nfrom mnist_sum import console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it is ignored
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "console.run_script(lambda argv: None, 'x.py')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "x.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):

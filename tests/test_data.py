@@ -241,6 +241,22 @@ def test_a_bad_mirror_is_an_error_in_time_and_leaves_no_file_and_no_thread(
     forks.wait_for(lambda: not any("(ask)" in thread.name for thread in threading.enumerate()), seconds=3)
 
 
+def test_a_suspension_in_mid_download_is_not_held_against_the_mirror(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(download.time, "monotonic", lambda: now[0])
+    meter = download._Meter()
+
+    def receive(count, seconds):
+        now[0] += seconds
+        return count
+
+    assert meter.readinto(lambda _: receive(10**5, 3600), b"") == 10**5  # Ctrl-Z for an hour
+    for _ in range(2):  # 14.8 s in all, of which the first 5 are free
+        meter.readinto(lambda _: receive(1, 4.9), b"")
+    with pytest.raises(TimeoutError, match="8 KB a second"):
+        meter.readinto(lambda _: receive(1, 4.9), b"")
+
+
 def test_a_failed_mirror_is_not_asked_again_and_the_next_is_used(raw, serve, tmp_path):
     bad, working = serve(BAD_MIRRORS["has no such file"], good(archives_of(raw)))
     assert len(data.load("mnist", tmp_path).train) == 20

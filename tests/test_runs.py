@@ -86,6 +86,20 @@ def test_a_stop_signal_saves_in_mid_epoch_and_the_printed_command_resumes_exactl
     assert outcome(path) == uninterrupted
 
 
+def test_a_run_that_is_suspended_and_continued_ends_as_if_it_had_not_been(uninterrupted, launch, tmp_path):
+    path = tmp_path / "run"
+    pid = launch(*FLAGS, "--output-dir", path)
+    wait_for(lambda: epochs_done(path) >= 2)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.1)  # for what was under way in the kernel
+    before = epochs_done(path)
+    time.sleep(0.5)
+    assert epochs_done(path) == before < 8
+    os.kill(pid, signal.SIGCONT)
+    assert forks.wait(pid) == 0 and (tmp_path / "err").read_text() == ""
+    assert outcome(path) == uninterrupted
+
+
 def test_a_second_run_into_the_folder_is_refused_until_the_first_is_dead(launch, tmp_path):
     path, endless = tmp_path / "run", [*FLAGS, "--epochs", "500", "--output-dir", "run"]
     first = launch(*endless)

@@ -97,11 +97,13 @@ class _Meter:
     """Counts every byte that comes: OSError where these are too many or too few.
 
     http.client takes headers, chunks' sizes, trailers, redirections' bodies and "100 Continue" without end,
-    and a socket's own time-out starts anew with each byte.
+    and a socket's own time-out starts anew with each byte. No wait for one takes longer than that time-out
+    unless this process was suspended meanwhile, by Ctrl-Z say, for which no mirror is to blame.
     """
 
     def __init__(self):
-        self.bytes, self.started = 0, time.monotonic()
+        self.bytes = self.seconds = 0
+        self.last = time.monotonic()
 
     def connection(self, kind, *arguments, **options):
         connection = kind(*arguments, **options)
@@ -115,10 +117,11 @@ class _Meter:
         return response
 
     def readinto(self, receive, buffer):
-        count = receive(buffer)
+        count, now = receive(buffer), time.monotonic()
         self.bytes += count
+        self.seconds, self.last = self.seconds + min(now - self.last, STALL_SECONDS), now
         if self.bytes > LARGEST_ARCHIVE:
             raise OSError(f"sends more than {LARGEST_ARCHIVE >> 20} MB")
-        if self.bytes < SLOWEST * (time.monotonic() - self.started - STALL_SECONDS):
+        if self.bytes < SLOWEST * (self.seconds - STALL_SECONDS):
             raise TimeoutError(f"sends less than {SLOWEST >> 10} KB a second")
         return count
