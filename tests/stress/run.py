@@ -21,10 +21,11 @@ import foreign_images  # noqa: E402
 import headers  # noqa: E402
 import inputs  # noqa: E402
 import interruptions  # noqa: E402
+import names  # noqa: E402
 import torch  # noqa: E402
 
 COLUMNS = ("fault", "cases", "caught", "harmless", "lost", "tracebacks")
-FILES = (interruptions, checkpoints, headers, inputs, environments, foreign_images)
+FILES = (interruptions, checkpoints, headers, inputs, environments, foreign_images, names)
 ROWS = [row for file in FILES for row in file.ROWS]
 HUNG = 3600  # seconds of a row after which the stack is printed and the process ends
 
