@@ -19,7 +19,8 @@ def construct(draw, good):
     first, second = draw.sample(CONSTRUCTIONS, 2)
     first(draw, parts)
     if draw.random() < 0.4:
-        with contextlib.suppress(TypeError, ValueError, KeyError):  # nothing is left of what it would change
+        # The first may have left nothing of what the second would change.
+        with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
             second(draw, parts)
     right = written(parts, parts.text)
     if parts.metadata is not None:

@@ -178,6 +178,8 @@ def misnamed(draw, good, printed):
     os.mkdir("kept")
     Path("kept", "file").write_text("precious")
     planted = draw.choice((*["right"] * 12, "nothing", "nothing", "inside", "inside", *PLANTED))
+    if planted == "nothing" and source == "study":
+        planted = "right"  # or it would train
     if planted == "right" and source:
         with contextlib.suppress(OSError):
             subprocess.run(
@@ -185,15 +187,15 @@ def misnamed(draw, good, printed):
             )
             subprocess.run(["cp", "-rT", "--", good / source, at], stderr=subprocess.DEVNULL)
     elif planted == "inside":
-        inside = draw.choice((*run_folder.WRITTEN, ".lock", "shortcuts.md", "training.png", "MNIST", "0"))
+        inside = draw.choice((*run_folder.WRITTEN, ".lock", "shortcuts.md", "training.png", "MNIST"))
         plant(draw.choice(PLANTED), f"{at}/{inside}")
     elif planted in PLANTED:
         plant(planted, at)
     if name.startswith("-") and draw.random() < 0.8:
         command = command.replace(" NAME", "=NAME")  # else it is taken for a flag
+    if source == "study" and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
+        subprocess.run(["cp", "-rT", "--", good / "study/0", f"{name}/0"], stderr=subprocess.DEVNULL)
     script, *argv = [word.replace("NAME", name) for word in command.split()]
-    if "study" in script and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
-        subprocess.run(["cp", "-rT", "--", good / source / "0", f"{name}/0"])  # or it would train
     before = found()
     code, out, err = run(script, argv, printed)
     after = found()
