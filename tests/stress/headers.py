@@ -188,14 +188,14 @@ def false_shape(draw, parts):
 
 def more_tensors(draw, parts):
     """As many tensors as a header holds, of no bytes, or one with most of what a file may have."""
-    end, count = len(parts.body), draw.choice((1, 10, 1000, 1000, 1000, 15_000))
+    end, count = len(parts.body), draw.choice((1, 10, 100, 1000, 1000, 1000, 15_000))
     stem = draw.choice(
         ("", "model.", "raw.", "sums.", "optimizer.0.", "optimizer.0.x.", "x" * (10**5 // count))
     )
     shape = draw.choice(([0], [0, 2**40], [0] * (10**5 if count == 1 else 20)))
     entry = {"dtype": draw.choice(("F32", "F64", "U8", "BOOL")), "shape": shape, "data_offsets": [end, end]}
     parts.entries |= {f"{stem}{each}": entry for each in range(count)}
-    if draw.random() < 0.1:
+    if draw.random() < 0.06:
         size = draw.choice((1 << 20, 8 << 20, LARGEST_FILE - end - LARGEST_HEADER, LARGEST_FILE))
         name = draw.choice(("more", "model.more", "history", "sums", "optimizer.0.more"))
         parts.entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}

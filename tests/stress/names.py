@@ -35,59 +35,61 @@ class Net(nn.Module):
 
         return self.all(cat((image.flatten(1), number), 1)).split((10, 19), 1)
 """
+DISTIL = f"train.py --model compact {TRAIN} --output-dir out --teacher NAME"
+PREDICT = "inference.py --total 1 --data sample"
 # The command; what lies at which place for it to succeed, and what then is there. NAME is the name.
 COMMANDS = (
     (f"train.py --model compact {TRAIN} --output-dir NAME", "", "NAME", "NAME/checkpoint.safetensors"),
     ("train.py --resume NAME", "run", "NAME", "NAME/checkpoint.safetensors"),
-    (f"train.py --model compact {TRAIN} --teacher NAME --output-dir out", "run", "NAME",
-    "out/teacher.safetensors"),
-    (f"train.py --model compact {TRAIN} --teacher NAME --output-dir out", "run/checkpoint.safetensors",
-    "NAME",
-     "out/teacher.safetensors"),
+    (DISTIL, "run", "NAME", "out/teacher.safetensors"),
+    (DISTIL, "run/checkpoint.safetensors", "NAME", "out/teacher.safetensors"),
     (f"train.py --model NAME.py:Net {TRAIN} --output-dir out", "net.py", "NAME.py", "out/model.py"),
-    (f"train.py --model compact {TRAIN} --data auto --data-dir NAME --output-dir out", "", "NAME",
-     "out/checkpoint.safetensors"),
-    ("inference.py --total 1 --data sample --checkpoint NAME --output out.svg", "run", "NAME", "out.svg"),
-    ("inference.py --total 1 --data sample --checkpoint NAME --output out.svg",
-    "run/checkpoint.safetensors", "NAME",
-     "out.svg"),
-    ("inference.py --total 1 --data sample --output out.svg", "run", "runs/NAME", "out.svg"),
-    ("inference.py --total 1 --data sample --output NAME.svg", "", "NAME.svg", "NAME.svg"),
-    ("inference.py --total 1 --data sample --output NAME", "", "NAME", "NAME"),
+    (f"train.py {TRAIN} --data auto --data-dir NAME --output-dir out", "", "NAME", "out/history.csv"),
+    (f"{PREDICT} --checkpoint NAME --output out.svg", "run", "NAME", "out.svg"),
+    (f"{PREDICT} --checkpoint NAME --output out.svg", "run/checkpoint.safetensors", "NAME", "out.svg"),
+    (f"{PREDICT} --output out.svg", "run", "runs/NAME", "out.svg"),
+    (f"{PREDICT} --output NAME.svg", "", "NAME.svg", "NAME.svg"),
+    (f"{PREDICT} --output NAME", "", "NAME", "NAME"),
     ("inference.py --image NAME --number 7 --output out.svg", "page.png", "NAME", "out.svg"),
     ("inference.py --image NAME --number 7 --json --output out.svg", "page.png", "NAME/NAME.png", "out.svg"),
     ("mnist_sum/study.py shortcuts --quick --output-dir NAME", "study", "NAME", "NAME/shortcuts.md"),
-)  # fmt: skip
-PIECES = (
-    *("a", "b.c", "é", "数", "🂡", "\u0301", " ", "  ", "\t", "\n", "\r", "\x1b[31m", "\x1b]0;x\x07", "\x7f"),
-    *("\x85", "\u2028"),
-    *("\u202e", "\u2066", "\ufeff", "\u200b", "\udcff", "\udcc3", "\udced\udca0\udc80", "-", "--", "-x"),
-    *("=", ",", ":", ";"),
-    *("'", '"', "`", "\\", "\\n", "\\x1b", "$", "$()", "$(touch x)", "${HOME}", "$x^2$", "$\\frac$", "!"),
-    *("!!", "#", "&"),
-    *("|", ">", "<", "*", "?", "[a]", "[", "{}", "{0}", "{x", "%", "%s", "%n", "~", "@", "^", "_", "."),
-    *("..", ".py:X", ".png"),
-)  # fmt: skip
-OWN = (
-    *(".lock", "checkpoint.safetensors", "history.csv", "settings.json", "row.json", "model.py"),
-    *("teacher.safetensors"),
-    *(".x.part", f".mnist_sum-{'0' * 31}.part", "runs", "data", "MNIST", "compact", "tiny"),
-    *("predictions.png", "None"),
-    *("train.py", "inference.py", "con", "nul", "-", "--", "--save", "-h", "--help", "@file", "~", "~root"),
-    *("auto", "0"),
-)  # fmt: skip
-PLANTED = (
-    "file",
-    "empty",
-    "folder",
-    "fifo",
-    "loop",
-    "dead link",
-    "link",
-    "link to folder",
-    "device",
-    "endless device",
 )
+PIECES = (  # of names; the surrogates are bytes that are no UTF-8
+    *("a", "b.c", "é", "数", "🂡", "\u0301", " ", "  ", "\t", "\n", "\r", "\x1b[31m", "\x1b]0;x\x07", "\x7f"),
+    *("\x85", "\u2028", "\u202e", "\u2066", "\ufeff", "\u200b", "\udcff", "\udcc3", "\udced\udca0\udc80"),
+    *(
+        "-",
+        "--",
+        "-x",
+        "=",
+        ",",
+        ":",
+        ";",
+        "'",
+        '"',
+        "`",
+        "\\",
+        "\\n",
+        "\\x1b",
+        "!",
+        "!!",
+        "#",
+        "&",
+        "|",
+        ">",
+    ),
+    *("$", "$()", "$(touch x)", "${HOME}", "$x^2$", "$\\frac$", "<", "*", "?", "[a]", "[", "{}", "{0}", "{x"),
+    *("%", "%s", "%n", "~", "@", "^", "_", ".", "..", ".py:X", ".png"),
+)
+OWN = (
+    *(".lock", "checkpoint.safetensors", "history.csv", "settings.json", "row.json", "model.py", ".x.part"),
+    *(f".mnist_sum-{'0' * 31}.part", "teacher.safetensors", "runs", "data", "MNIST", "compact", "tiny"),
+    *("predictions.png", "None", "auto", "0", "train.py", "inference.py", "con", "nul", "-", "--", "--save"),
+    *("-h", "--help", "@file", "~", "~root"),
+)
+LINKS = {"loop": "loop", "dead link": "nowhere", "link": "file", "link to folder": "", "device": "/dev/null"}
+LINKS["endless device"] = "/dev/zero"
+PLANTED = ("file", "folder", "fifo", *LINKS)
 
 
 def misname(draw, cases, scratch):
@@ -139,13 +141,11 @@ def some_name(draw):
     if kind == "own":
         return draw.choice((*OWN, f"kept/{draw.choice(OWN)}", f"{draw.choice(OWN)}/{text}"))
     if kind == "path":
+        here = os.getcwd()
         return draw.choice((
-            f"./{text}", f"{text}/", f"{text}//", f"{text}/.", f"{text}/..", f"kept/../{text}",
-            f"{text}/../b", "..",
-            ".", "./", "../here", f"../{text}", f"{os.getcwd()}/{text}", f"/{os.getcwd()}/{text}", "kept",
-            "kept/",
-            "kept/file", "kept/file/x", "/dev/null/x", "/proc/self/cwd/x", f"kept/{text}/{text}",
-            "nowhere/../x",
+            f"./{text}", f"{text}/", f"{text}//", f"{text}/.", f"{text}/..", f"kept/../{text}", f"{text}/../b",
+            "..", ".", "./", "../here", f"../{text}", f"{here}/{text}", f"/{here}/{text}", "kept", "kept/",
+            "kept/file", "kept/file/x", "/dev/null/x", "/proc/self/cwd/x", f"kept/{text}/{text}", "nowhere/../x",
         ))  # fmt: skip
     return text
 
@@ -154,20 +154,27 @@ def plant(kind, at):
     """Something lies there already; where that cannot be, it does not."""
     at = at.rstrip("/")
     with contextlib.suppress(OSError):
-        subprocess.run(["mkdir", "-p", "--", os.path.dirname(at) or "."], stderr=subprocess.DEVNULL)
-        if kind == "fifo":
-            os.mkfifo(at)
-        elif kind == "folder":
-            os.mkdir(at)
-        elif kind in ("file", "empty"):
+        make_parents(at)
+        if kind == "file":
             with open(at, "x") as file:
-                file.write("precious" if kind == "file" else "")
+                file.write("precious")
+        elif kind in LINKS:
+            loop = os.path.basename(at)
+            os.symlink(loop if kind == "loop" else os.path.abspath(os.path.join("kept", LINKS[kind])), at)
         else:
-            os.symlink({
-                "loop": os.path.basename(at), "dead link": "nowhere", "link": os.path.abspath("kept/file"),
-                "link to folder": os.path.abspath("kept"), "device": "/dev/null",
-                "endless device": "/dev/zero",
-            }[kind], at)  # fmt: skip
+            {"folder": os.mkdir, "fifo": os.mkfifo}[kind](at)
+
+
+def copy(source, at):
+    """The file or folder lies there; where that cannot be, it does not."""
+    make_parents(at)
+    subprocess.run(["cp", "-rT", "--", source, at], stderr=subprocess.DEVNULL)
+
+
+def make_parents(at):
+    """By another program, as os.makedirs() calls itself once for each folder."""
+    folder = os.path.dirname(at.rstrip("/")) or "."
+    subprocess.run(["mkdir", "-p", "--", folder], stderr=subprocess.DEVNULL)
 
 
 def misnamed(draw, good, printed):
@@ -178,19 +185,15 @@ def misnamed(draw, good, printed):
     os.mkdir("kept")
     Path("kept", "file").write_text("precious")
     planted = draw.choice((*["right"] * 12, "nothing", "nothing", "inside", "inside", *PLANTED))
-    if planted == "nothing" and source == "study":
-        planted = "right"  # or it would train
-    if planted == "right" and source:
-        with contextlib.suppress(OSError):
-            subprocess.run(
-                ["mkdir", "-p", "--", os.path.dirname(at.rstrip("/")) or "."], stderr=subprocess.DEVNULL
-            )
-            subprocess.run(["cp", "-rT", "--", good / source, at], stderr=subprocess.DEVNULL)
-    elif planted == "inside":
+    if planted == "inside":
         inside = draw.choice((*run_folder.WRITTEN, ".lock", "shortcuts.md", "training.png", "MNIST"))
         plant(draw.choice(PLANTED), f"{at}/{inside}")
     elif planted in PLANTED:
         plant(planted, at)
+    elif source and (planted == "right" or source == "study"):
+        copy(good / source, at)
+    if source == "study" and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
+        copy(good / "study" / "0", f"{name}/0")  # or it would train for seconds
     if name.startswith("-") and draw.random() < 0.8:
         command = command.replace(" NAME", "=NAME")  # else it is taken for a flag
     if source == "study" and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
