@@ -57,29 +57,9 @@ COMMANDS = (
 PIECES = (  # of names; the surrogates are bytes that are no UTF-8
     *("a", "b.c", "é", "数", "🂡", "\u0301", " ", "  ", "\t", "\n", "\r", "\x1b[31m", "\x1b]0;x\x07", "\x7f"),
     *("\x85", "\u2028", "\u202e", "\u2066", "\ufeff", "\u200b", "\udcff", "\udcc3", "\udced\udca0\udc80"),
-    *(
-        "-",
-        "--",
-        "-x",
-        "=",
-        ",",
-        ":",
-        ";",
-        "'",
-        '"',
-        "`",
-        "\\",
-        "\\n",
-        "\\x1b",
-        "!",
-        "!!",
-        "#",
-        "&",
-        "|",
-        ">",
-    ),
-    *("$", "$()", "$(touch x)", "${HOME}", "$x^2$", "$\\frac$", "<", "*", "?", "[a]", "[", "{}", "{0}", "{x"),
-    *("%", "%s", "%n", "~", "@", "^", "_", ".", "..", ".py:X", ".png"),
+    *("-", "--", "-x", "=", ",", ":", ";", "'", '"', "`", "\\", "\\n", "\\x1b", "!", "!!", "#", "&", "|"),
+    *(">", "$", "$()", "$(touch x)", "${HOME}", "$x^2$", "$\\frac$", "<", "*", "?", "[a]", "[", "{}", "{0}"),
+    *("{x", "%", "%s", "%n", "~", "@", "^", "_", ".", "..", ".py:X", ".png"),
 )
 OWN = (
     *(".lock", "checkpoint.safetensors", "history.csv", "settings.json", "row.json", "model.py", ".x.part"),
@@ -143,9 +123,9 @@ def some_name(draw):
     if kind == "path":
         here = os.getcwd()
         return draw.choice((
-            f"./{text}", f"{text}/", f"{text}//", f"{text}/.", f"{text}/..", f"kept/../{text}", f"{text}/../b",
-            "..", ".", "./", "../here", f"../{text}", f"{here}/{text}", f"/{here}/{text}", "kept", "kept/",
-            "kept/file", "kept/file/x", "/dev/null/x", "/proc/self/cwd/x", f"kept/{text}/{text}", "nowhere/../x",
+            f"./{text}", f"{text}/", f"{text}//", f"{text}/.", f"{text}/..", f"{text}/../b", f"kept/{text}/x",
+            f"kept/../{text}", f"../{text}", f"{here}/{text}", f"/{here}/{text}", "kept", "kept/", ".", "./",
+            "..", "../here", "kept/file", "kept/file/x", "nowhere/../x", "/dev/null/x", "/proc/self/cwd/x",
         ))  # fmt: skip
     return text
 
