@@ -44,7 +44,7 @@ COMMANDS = (
     (DISTIL, "run", "NAME", "out/teacher.safetensors"),
     (DISTIL, "run/checkpoint.safetensors", "NAME", "out/teacher.safetensors"),
     (f"train.py --model NAME.py:Net {TRAIN} --output-dir out", "net.py", "NAME.py", "out/model.py"),
-    (f"train.py {TRAIN} --data auto --data-dir NAME --output-dir out", "", "NAME", "out/history.csv"),
+    (f"train.py {TRAIN} --data auto --data-dir NAME --output-dir x", "", "NAME", "x/checkpoint.safetensors"),
     (f"{PREDICT} --checkpoint NAME --output out.svg", "run", "NAME", "out.svg"),
     (f"{PREDICT} --checkpoint NAME --output out.svg", "run/checkpoint.safetensors", "NAME", "out.svg"),
     (f"{PREDICT} --output out.svg", "run", "runs/NAME", "out.svg"),
@@ -176,8 +176,6 @@ def misnamed(draw, good, printed):
         copy(good / "study" / "0", f"{name}/0")  # or it would train for seconds
     if name.startswith("-") and draw.random() < 0.8:
         command = command.replace(" NAME", "=NAME")  # else it is taken for a flag
-    if source == "study" and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
-        subprocess.run(["cp", "-rT", "--", good / "study/0", f"{name}/0"], stderr=subprocess.DEVNULL)
     script, *argv = [word.replace("NAME", name) for word in command.split()]
     before = found()
     code, out, err = run(script, argv, printed)
@@ -185,9 +183,9 @@ def misnamed(draw, good, printed):
     problems = wrong_prints(code, out, err) + wrong_files(code, made, name, before, after)
     problems += [hint for hint in hints(out + err) if not names(hint, made, name)]
     if "Traceback" in err or code not in (0, 1, 2):
-        return report("tracebacks", f"{script} {argv}, {planted}: exit {code}, {err[-2000:]}")
+        return report("tracebacks", f"{script} {argv!r:.2000}, {planted}: exit {code}, {err[-2000:]}")
     if problems:
-        return report("lost", f"{script} {argv}, {planted}: exit {code}, {problems}, {err:.1000}")
+        return report("lost", f"{script} {argv!r:.2000}, {planted}: exit {code}, {problems}, {err:.1000}")
     return "caught" if code else "harmless"
 
 
