@@ -20,6 +20,10 @@ from mnist_sum.figures import plots  # noqa: F401  imported here so that no fork
 from mnist_sum.runs import folder as run_folder
 
 HANG = 120  # seconds
+BEGINNINGS = (  # of the lines on stderr: an error, lines of the user's network, and with --json notes
+    *("train.py: error: ", "inference.py: error: ", "mnist_sum.study: error: ", "warning: ", "  "),
+    *("device: ", "model: ", "data: "),
+)
 TRAIN = "--data sample --epochs 1 --limit 32 --batch-size 16 --save"
 NETWORK = """\
 from torch import nn
@@ -172,8 +176,8 @@ def misnamed(draw, good, printed):
         plant(planted, at)
     elif source and (planted == "right" or source == "study"):
         copy(good / source, at)
-    if source == "study" and os.path.isdir(name) and not os.path.exists(f"{name}/0"):
-        copy(good / "study" / "0", f"{name}/0")  # or it would train for seconds
+    if source == "study" and os.path.isdir(Path(name)) and not os.path.exists(Path(name, "0")):
+        copy(good / "study" / "0", os.fspath(Path(name, "0")))  # or it would train for seconds
     if name.startswith("-") and draw.random() < 0.8:
         command = command.replace(" NAME", "=NAME")  # else it is taken for a flag
     script, *argv = [word.replace("NAME", name) for word in command.split()]
@@ -228,12 +232,8 @@ def wrong_prints(code, out, err):
     if bool(code) != bool(said) or len(said) > 1:
         wrong.append(f"{len(said)} errors")
     if code == 1:
-        starts = ("warning: ", "train.py: error: ", "inference.py: error: ", "mnist_sum.study: error: ", "  ")
-        wrong += [line for line in err.splitlines() if not line.startswith((*starts, *NOTES))]
+        wrong += [line for line in err.splitlines() if not line.startswith(BEGINNINGS)]
     return wrong
-
-
-NOTES = ("device: ", "model: ", "data: ")  # on stderr with --json
 
 
 def wrong_files(code, made, name, before, after):
@@ -242,7 +242,8 @@ def wrong_files(code, made, name, before, after):
     if os.path.basename(made) in (run_folder.CHECKPOINT, run_folder.TEACHER, run_folder.SOURCE):
         written = {*run_folder.WRITTEN, run_folder.TEACHER, run_folder.SOURCE}
         written = {os.path.join(os.path.dirname(made), each) for each in written}
-    folders = f"{os.path.realpath(os.path.join(name, 'MNIST', 'raw'))}/", f"{os.path.dirname(made)}/"
+    data = os.path.join(os.path.realpath(os.path.join(name, "MNIST", "raw")), "")
+    folders = (data, made, os.path.join(os.getcwd(), name, ""))  # x/.. needs x
     wrong = []
     for path in before.keys() | after.keys():
         old, new = before.get(path), after.get(path)
