@@ -185,7 +185,7 @@ def misnamed(draw, good, printed):
     code, out, err = run(script, argv, printed)
     after = found()
     problems = wrong_prints(code, out, err) + wrong_files(code, made, name, before, after)
-    problems += [hint for hint in hints(out + err) if not names(hint, made, name)]
+    problems += [hint for hint in hints(out + err) if not names(hint, made)]
     if "Traceback" in err or code not in (0, 1, 2):
         return report("tracebacks", f"{script} {argv!r:.2000}, {planted}: exit {code}, {err[-2000:]}")
     if problems:
@@ -269,7 +269,7 @@ def hints(printed):
             yield line.partition(" resume it with ")[2].rpartition(", or choose another")[0]
 
 
-def names(hint, made, name):
+def names(hint, made):
     """Whether bash takes the command so that it names the folder."""
     words = hint.partition("-m ")[2]
     done = subprocess.run(
