@@ -278,7 +278,7 @@ def names(hint, made):
     script, *argv = map(os.fsdecode, done.split(b"\0")[:-1])
     with contextlib.suppress(SystemExit):
         parsed = cli.parse_train(argv) if script == "train" else cli.parse_inference(argv)
-        folder = parsed.resume if script == "train" else parsed.checkpoint[0]
+        folder = parsed.resume if script == "train" else (parsed.checkpoint or [""])[0]
         return Path(folder) == Path(os.path.dirname(made))
     return False
 
