@@ -272,7 +272,7 @@ def as_bash_takes(command):
     )
 
 
-@pytest.mark.parametrize("name", [".x.part", "-x", "x\n\x1b[31m\u2028", "数 é", "a'b\\$x\n1"])
+@pytest.mark.parametrize("name", ["inference.py", ".x.part", "-x", "x\n\x1b[31m\u2028", "数 é", "a'b\\$x\n1"])
 def test_a_folder_of_any_name_holds_a_run_and_the_hints_name_it(name, loads, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     train(15, **SETTINGS, save=True, output_dir=name)

@@ -77,6 +77,14 @@ def test_a_folder_that_cannot_be_written_into_is_named(name, tmp_path):
         make_folder(tmp_path / name)
 
 
+def test_a_folder_in_too_many_others_is_refused_and_nothing_left(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/" * 1990, "x" * 200 + "/y" * 2000):
+        with pytest.raises(UserError, match=f"cannot write into {name[:100]}.*; choose another folder"):
+            make_folder(name)
+    assert os.listdir() == []
+
+
 def test_temporaries_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
     others = {".x.part", "mine.part", ".mnist_sum-notes.part", ".hidden"}
     for name in (*others, files.TEMPORARY.format("0" * 32), files.TEMPORARY.format("f" * 32)):

@@ -76,7 +76,7 @@ def _quoted(word):
 
 def _script(name):
     """How a script is started: as a file in a checkout, as a module where the package is installed."""
-    return ["python", f"{name}.py"] if os.path.exists(f"{name}.py") else ["python", "-m", name]
+    return ["python", f"{name}.py"] if os.path.isfile(f"{name}.py") else ["python", "-m", name]
 
 
 def _model(folder, architecture):

@@ -105,8 +105,9 @@ def make_folder(folder):
         probe = folder / TEMPORARY.format(secrets.token_hex(16))
         probe.touch(exist_ok=False)
         probe.unlink(missing_ok=True)  # whoever took the lock meanwhile has removed it
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder") from error
+    except (OSError, RecursionError) as error:  # mkdir() calls itself for each folder, perhaps a thousand
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write into {folder}: {reason}; choose another folder") from error
     return folder
 
 

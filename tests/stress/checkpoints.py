@@ -40,7 +40,8 @@ def fuzz_checkpoint(change, draw, cases, scratch):
     good, kinds = path.read_bytes(), kinds_of(state)
     for case in range(cases + 1):
         path.write_bytes(change(draw, good) if case else good)
-        end = verdict(lambda: checkpoint.load_state(path, CPU), [str(path)], lambda both: fit(*both, kinds))
+        load, size = partial(checkpoint.load_state, path, CPU), path.stat().st_size
+        end = verdict(load, [str(path)], lambda both: fit(*both, kinds), size)
         if case:
             counts[end] += 1
         elif end != "harmless":

