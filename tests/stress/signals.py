@@ -192,26 +192,27 @@ def verdict_of(command, signals, at, undisturbed, evidence):
     code, left = command.close()
     errors, printed = command.says("stderr"), command.says("stdout")
     evidence = f"{evidence}: exit {code}: {errors[-3000:]}"
-    if "Traceback" in errors or "Exception ignored" in errors:
-        last = errors.splitlines()[-1] if errors else ""
-        frozen = all("<frozen" in line for line in errors.splitlines() if line.startswith("  File "))
-        nothing_done = not printed and not command.files()
-        if INT in signals and ", in run_script" not in errors and (nothing_done or frozen):
-            return "caught", True
-        return report("tracebacks", f"{last}: {evidence}"), False
+    frozen = all("<frozen" in line for line in errors.splitlines() if line.startswith("  File "))
+    nothing_done = not printed and not command.files()
+    traceback = "Traceback" in errors or "Exception ignored" in errors
+    python = traceback and INT in signals and ", in run_script" not in errors and (nothing_done or frozen)
+    if traceback and not python:
+        return report("tracebacks", f"{errors.splitlines()[-1]}: {evidence}"), False
     wrong = [f"{name}: {problem}" for name, path in command.files().items() if (problem := damage(path))]
     if len(signals) == 1:  # a second one ends it in the middle of a write, as SIGKILL would
         wrong += [f"left: {path.name}" for path in command.folder.rglob(TEMPORARY.format("*"))]
     wrong += [f"left: {path.name}" for path in command.temporary.iterdir() if "mnist_sum" in path.name]
-    wrong += [f"said: {line}" for line in errors.splitlines() if line not in warnings]
+    if not python:
+        wrong += [f"said: {line}" for line in errors.splitlines() if line not in warnings]
     if hangs or left or seconds > SECONDS:
         wrong.append(f"it hangs: {hangs}, a process is left: {left}, {seconds:.1f} s after the signal")
     stopped = code in {*(128 + signum for signum in signals), *(-signum for signum in signals)}
+    stopped = stopped or python and nothing_done
     if not stopped and (code != done or set(command.files()) != files):
         wrong.append(f"exit {code}, not {done}, files {sorted(command.files())}")
     if wrong:
         return report("lost", f"{wrong}: {evidence}"), False
-    return ("caught" if stopped else "harmless"), False
+    return ("caught" if stopped or python else "harmless"), python
 
 
 def damage(path):
