@@ -220,7 +220,8 @@ def found():
 
 
 def real(path):
-    """The path without links, but for its last name."""
+    """The path without links, but for its last name; x/. is x, as in pathlib."""
+    path = Path(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
