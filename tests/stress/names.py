@@ -272,14 +272,14 @@ def hints(printed):
 
 def names(hint, made):
     """Whether bash takes the command so that it names the folder."""
-    words = hint.partition("-m ")[2]
+    words = hint.partition("python ")[2].removeprefix("-m ")  # without where a file is called inference.py
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {words}"], stdout=subprocess.PIPE, check=True
     ).stdout
     script, *argv = map(os.fsdecode, done.split(b"\0")[:-1])
     with contextlib.suppress(SystemExit):
-        parsed = cli.parse_train(argv) if script == "train" else cli.parse_inference(argv)
-        folder = parsed.resume if script == "train" else (parsed.checkpoint or [""])[0]
+        parsed = cli.parse_train(argv) if script.startswith("train") else cli.parse_inference(argv)
+        folder = parsed.resume if script.startswith("train") else (parsed.checkpoint or [""])[0]
         return Path(folder) == Path(os.path.dirname(made))
     return False
 
