@@ -30,9 +30,8 @@ def main(argv):
     if missing:
         raise UserError(f"writing ONNX needs {', '.join(missing)}; install with: pip install -e '.[export]'")
 
-    os.environ["ORT_DISABLE_TELEMETRY"] = (
-        "1"  # else onnxruntime leaves files in ~/.cache, and warns if it cannot
-    )
+    # Else onnxruntime leaves files in ~/.cache, and warns where it cannot.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
     from mnist_sum.runs.trained import load_all
 
