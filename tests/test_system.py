@@ -70,6 +70,17 @@ def test_make_folder_makes_it_with_its_parents_and_leaves_nothing_in_it(tmp_path
         assert os.listdir(make_folder(tmp_path / "parent" / "folder")) == []
 
 
+def test_a_signal_while_a_folder_is_tried_leaves_nothing_in_it(monkeypatch, tmp_path):
+    def touched_and_interrupted(path, exist_ok, touch=Path.touch):
+        touch(path, exist_ok=exist_ok)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "touch", touched_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_folder(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/below"])
 def test_a_folder_that_cannot_be_written_into_is_named(name, tmp_path):
     (tmp_path / "file").touch()

@@ -103,8 +103,10 @@ def make_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / TEMPORARY.format(secrets.token_hex(16))
-        probe.touch(exist_ok=False)
-        probe.unlink(missing_ok=True)  # whoever took the lock meanwhile has removed it
+        try:
+            probe.touch(exist_ok=False)
+        finally:  # at a signal, too
+            probe.unlink(missing_ok=True)  # whoever took the lock meanwhile has removed it
     except (OSError, RecursionError) as error:  # mkdir() calls itself for each folder, perhaps a thousand
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write into {folder}: {reason}; choose another folder") from error
