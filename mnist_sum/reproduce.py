@@ -30,7 +30,7 @@ def main(argv):
 
     from mnist_sum.runs.folder import checkpoint_path
     from mnist_sum.runs.series import architectures, train
-    from mnist_sum.system.files import check_output, write_atomically
+    from mnist_sum.system.files import check_output, folder_lock, make_folder, write_atomically
 
     teacher = None if args.teacher is None else checkpoint_path(args.teacher)
     for name in TABLE, PICTURE:
@@ -38,15 +38,16 @@ def main(argv):
     found = architectures(args.models)
     sha256 = "none" if teacher is None else teacher_sha256(teacher, found.values())
     finished = {architecture: [] for architecture in found.values()}
-    for seed in range(args.seeds):
-        for model, architecture in found.items():
-            run_folder = folder / f"{architecture.slug}-{seed}"
-            if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
-                return code
-            finished[architecture].append(run_figures(run_folder, args.data_dir, model))
-            table = results_table(finished, teacher)
-            write_atomically(folder / TABLE, table.encode("utf-8", "backslashreplace"))
-            draw(finished, folder / PICTURE)
+    with folder_lock(make_folder(folder)):
+        for seed in range(args.seeds):
+            for model, architecture in found.items():
+                run_folder = folder / f"{architecture.slug}-{seed}"
+                if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
+                    return code
+                finished[architecture].append(run_figures(run_folder, args.data_dir, model))
+                table = results_table(finished, teacher)
+                write_atomically(folder / TABLE, table.encode("utf-8", "backslashreplace"))
+                draw(finished, folder / PICTURE)
     console.note(table.rstrip())
     return 0
 

@@ -15,10 +15,13 @@ def main(argv):
     from importlib import import_module
 
     from mnist_sum import cli
+    from mnist_sum.system.files import folder_lock, make_folder
 
     flags = cli.parse_study(argv, __doc__)
     console.keep_stdout_for_json(flags.pop("json"))
-    return import_module(f"mnist_sum.studies.{flags.pop('name')}").study(**flags)
+    study = import_module(f"mnist_sum.studies.{flags.pop('name')}").study
+    with folder_lock(make_folder(flags["output_dir"])):
+        return study(**flags)
 
 
 if __name__ == "__main__":

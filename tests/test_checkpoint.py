@@ -184,7 +184,7 @@ def test_what_is_no_file_or_too_large_is_not_even_read(problem, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("lr", -0.1), ("seconds", -1.0), ("train_sum_loss", -0.01), ("test_digit_accuracy", -0.01),
-     ("train_digit_accuracy", 1.01), ("test_sum_accuracy", 99.0)],
+     ("train_digit_accuracy", 1.01), ("test_sum_accuracy", 99.0), ("train_digit_loss", 1e308)],
 )  # fmt: skip
 def test_impossible_values_in_a_history_are_refused(name, value, parts, problem):
     tensors, text = changed(parts[0], ("history",), parts[0]["history"].clone()), parts[1]

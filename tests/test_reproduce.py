@@ -88,7 +88,7 @@ def test_the_teacher_teaches_every_run_and_is_named_below_the_table(folder, tmp_
 def test_a_full_disk_keeps_the_old_table(folder, monkeypatch):
     reproduced(folder, "--seeds", 1)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert before.keys() == {reproduce.TABLE, reproduce.PICTURE}
+    assert before.keys() == {reproduce.TABLE, reproduce.PICTURE, ".lock"}
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -18,6 +18,7 @@ from mnist_sum.recipes import STUDIED, held_out_mask, held_out_pairs
 from mnist_sum.runs import checkpoint
 from mnist_sum.runs.series import ROW
 from mnist_sum.studies import pairs
+from mnist_sum.system.files import folder_lock, make_folder
 
 # The test parts of KFold(10, shuffle=True, random_state=376483).split(range(100)) in scikit-learn 1.9.1.
 SKLEARN = """
@@ -123,10 +124,20 @@ def test_a_run_that_is_stopped_ends_the_command_and_another_ones_row_is_refused(
         assert command() == (143, [])
     assert command()[0] == 0
     row = tmp_path / "study/net-Net-fold-0-0" / ROW
-    for junk in (json.dumps({**json.loads(row.read_text()), "checkpoint": "other"}), "[]", "{", ""):
+    found = json.loads(row.read_text())
+    changed = ({**found, name: value} for name, value in (("checkpoint", "other"), ("seconds", 10**400)))
+    for junk in (*map(json.dumps, changed), "[]", "{", "", "[" * 100_000):
         row.write_text(junk)
         with pytest.raises(UserError, match=f"{row} is not the result of the run"):
             command()
+
+
+def test_a_second_command_into_the_same_folder_is_refused(command, tmp_path):
+    with (
+        folder_lock(make_folder(tmp_path / "study")),
+        pytest.raises(UserError, match="another run is writing"),
+    ):
+        command()
 
 
 def test_a_run_with_other_pairs_held_out_is_refused(command, monkeypatch):

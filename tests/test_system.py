@@ -230,6 +230,8 @@ def test_what_is_no_regular_file_is_not_read_or_waited_for(tmp_path):
             files.read_regular(path)
     (tmp_path / "file").write_bytes(b"content")
     assert files.read_regular(tmp_path / "file", 3) == b"con"
+    os.truncate(tmp_path / "file", 2**40)
+    assert len(files.read_regular(tmp_path / "file")) == files.LARGEST_TEXT
 
 
 def test_a_locked_folder_is_refused_or_waited_for(monkeypatch, tmp_path):

@@ -256,7 +256,8 @@ def _checked(tensors, text, own):
     if [row[0] for row in rows] != list(range(1, epoch + 1)):
         raise _InvalidCheckpoint("has a history that does not match its epoch")
     accuracies = [column for column, name in enumerate(ROW) if name.endswith("accuracy")]
-    if (history < 0).any() or (history[:, accuracies] > 1).any():
+    largest = torch.finfo(torch.float32).max  # of a loss
+    if (history < 0).any() or (history > largest).any() or (history[:, accuracies] > 1).any():
         raise _InvalidCheckpoint("has impossible values in its history")
     optimizer = {}
     for key, tensor in tensors.items():

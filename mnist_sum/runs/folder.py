@@ -46,7 +46,7 @@ def refuse_to_overwrite(folder, architecture):
 def refuse_other_content(path, content, what):
     """Raise UserError where anything but this content lies at the path of the run's copy of something."""
     try:
-        fits = not os.path.lexists(path) or read_regular(path) == content
+        fits = not os.path.lexists(path) or read_regular(path, len(content) + 1) == content
     except OSError:  # a folder, a pipe, or a file that is not ours to read
         fits = False
     if not fits:

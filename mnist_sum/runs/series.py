@@ -1,5 +1,6 @@
 """Many runs, one after another, each in a folder of its own: what reproduce.py and the studies share."""
 
+import hashlib
 import json
 import os
 import statistics
@@ -62,20 +63,27 @@ def row_of(folder, expected, run):
     """(row, new): the row, a dict of JSON values, of the run in the folder, and whether it was not there yet.
 
     expected: its values that tell what the run is. A new row is expected and what run() returns, a dict,
-    and is written into the folder. Raises UserError where the folder holds the row of another run.
+    and is written into the folder, with a SHA-256 of its values. Raises UserError where the folder holds the
+    row of another run, or a damaged one.
     """
     try:
         row = json.loads(read_regular(folder / ROW))
+        fits = row.pop("sha256") == _sha256(row) and expected.items() <= row.items()
     except FileNotFoundError:
         row = expected | run()
-        write_atomically(make_folder(folder) / ROW, json.dumps(row, indent=1).encode())
+        content = json.dumps({**row, "sha256": _sha256(row)}, indent=1)
+        write_atomically(make_folder(folder) / ROW, content.encode())
         return row, True
-    except (OSError, ValueError):
-        row = None  # not ours, or damaged
-    if not isinstance(row, dict) or not expected.items() <= row.items():
-        raise UserError(f"{folder / ROW} is not the result of the run in that folder; move it away, or "
-                        "choose another --output-dir")  # fmt: skip
+    except Exception:  # whatever a file that is not ours can make the parser raise
+        fits = False
+    if not fits:
+        raise UserError(f"{folder / ROW} is not the result of the run in that folder, or was changed; move "
+                        "it away, or choose another --output-dir")  # fmt: skip
     return row, False
+
+
+def _sha256(row):
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
 def mean_and_deviation(values):

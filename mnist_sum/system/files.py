@@ -15,6 +15,7 @@ try:
 except ImportError:  # Windows has no flock: there, two runs into one folder are not kept apart
     fcntl = None
 
+LARGEST_TEXT = 16 << 20  # bytes: of a network's own file, a history, a row
 TEMPORARY = ".mnist_sum-{}.part"  # with 32 hexadecimal digits, so that nobody can put something there before
 _locks = {}  # the file of each folder that this process holds
 
@@ -68,8 +69,8 @@ def check_output(path, inputs=()):
                 raise UserError(f"cannot write {path}: it is {what} this command; give another name")
 
 
-def read_regular(path, limit=-1):
-    """The bytes of the file at path, at most limit; OSError, without a wait, where it is a pipe, say."""
+def read_regular(path, limit=LARGEST_TEXT):
+    """The first bytes of the file at path, at most limit; OSError, at once, where it is a pipe, say."""
     with open(path, "rb", opener=_open_without_wait) as file:
         return file.read(limit)
 
