@@ -118,6 +118,8 @@ def run_script(main, program, ends_at_once=False):
     os.close(descriptor)
     # Pictures are the same whatever the user's matplotlib is set to, which may be what it has not.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:
+        del os.environ[name]  # tqdm, and so PyTorch, cannot be imported with a value that it cannot read
     for signum in STOPS:
         if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):  # else nohup's, say
             signal.signal(signum, _end if ends_at_once else _interrupt)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,13 @@ def test_a_signal_while_the_interpreter_ends_is_no_traceback(tmp_path):
 def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):
     end_of(lambda _: None)
     assert (os.environ["MPLBACKEND"], os.environ["MATPLOTLIBRC"]) == ("agg", os.devnull)
+
+
+def test_what_tqdm_is_set_to_does_not_stop_its_import(end_of, monkeypatch):
+    monkeypatch.setenv("TQDM_NCOLS", "wide")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert end_of(lambda _: bool(import_module("tqdm"))) is True
 
 
 def after(first, second):
