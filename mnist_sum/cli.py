@@ -12,7 +12,7 @@ from mnist_sum import __version__
 from mnist_sum.console import one_line
 from mnist_sum.recipes import CHOICES, DEFAULT_MODEL, RECIPES, STUDIED
 
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 / 143 stopped by SIGINT / SIGTERM"
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 invalid arguments, 129/130/143 stopped by SIGHUP/SIGINT/SIGTERM"
 LARGEST = 2**63 - 1
 PICTURE_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps", ".ps")
 DEFAULT_CHECKPOINT = "the newest runs/*/checkpoint.safetensors, else the shipped tiny"
@@ -297,14 +297,14 @@ def parse_study(argv, description):
     add = parser.add_argument
     add("name", choices=STUDIES, metavar="NAME", help=f"which study: {', '.join(STUDIES)}")
     add("--models", nargs="+", type=studied_model, metavar="NAME",
-        help="of pairs: which models, or your own FILE.py:NAME (default: all: "
+        help="pairs only: which models, or your own FILE.py:NAME (default: all: "
         f"{', '.join((*RECIPES, *STUDIED))}; with --quick four of them)")
     add("--epochs", type=count, metavar="N",
-        help="of pairs: passes over the data of each run (default: as the model's recipe; with --quick 8)")
+        help="pairs only: passes over the data of each run (default: as the model's recipe; with --quick 8)")
     add("--digits", nargs="+", type=count, metavar="N",
-        help="of sums: digits of each of the two numbers (default: 1 2 4 15)")
+        help="sums only: digits of each of the two numbers (default: 1 2 4 15; with --quick 1 2)")
     add("--track", choices=("a", "b"),
-        help="of sums: a, the published protocol's network without augmentation; b, tiny's network and "
+        help="sums only: a, the published protocol's network without augmentation; b, tiny's network and "
         "augmentation (default: both)")
     add("--data", choices=("auto", "mnist", "sample"),
         help="auto: MNIST, else the 5,000-image sample with a warning (default: auto; with --quick sample)")
@@ -316,9 +316,9 @@ def parse_study(argv, description):
         help="runs of each kind, with seeds 0 to N-1 (default: 3; of sums and shortcuts 10, of 15 digits "
         "and more 5; with --quick 1)")
     add("--output-dir", type=file_name, metavar="DIR",
-        help="where the runs, the table and the picture go (default: runs/study-NAME; with --quick "
+        help="where the runs, the table and the pictures go (default: runs/study-NAME; with --quick "
         "runs/study-NAME-quick)")
-    add("--json", action="store_true", help="print a JSON object a run on stdout (default: off)")
+    add("--json", action="store_true", help="print one JSON object per run on stdout (default: off)")
     add("--quick", action="store_true",
         help="few and short runs, that show the whole path in under two minutes (default: off)")
     arguments = parser.parse_args(argv)

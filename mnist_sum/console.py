@@ -20,9 +20,9 @@ OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "b
 class UserError(Exception):
     """Something the user can act on; its message is one line that says what is wrong and what to do.
 
-    A program prints it as `train.py: error: …` and exits with 1. Anything else that is raised is a
-    defect of this package and keeps its traceback. details: lines to print before it, such as those of
-    the user's own code that failed.
+    A program prints it as `train.py: error: …` and exits with 1. Anything else that is raised, but for what
+    run_script() names, is a defect of this package and keeps its traceback. details: lines to print before
+    it, such as those of the user's own code that failed.
     """
 
     def __init__(self, message, details=()):
@@ -105,23 +105,23 @@ def run_script(main, program, ends_at_once=False):
     """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
 
     SIGINT, SIGTERM and SIGHUP unwind main, so that no temporary file is left; the code is 128 + the signal.
-    A second one, or one after main, ends the process wherever it is, and no code of it runs any more.
-    ends_at_once: so does the first.
+    A second one, or one after main, ends the process at once. ends_at_once: the first one does, too.
     """
     global _program
     _program = program
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # of a stream that a notebook or a test put there
-            stream.reconfigure(errors="backslashreplace")  # no name is a reason to fail
+        with suppress(AttributeError):  # a stream that a notebook or a test put there
+            stream.reconfigure(errors="backslashreplace")  # a name may have what it cannot encode
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # after `2>&-`, or a file of ours would be 2, and a library's messages land in it
+        pass  # after `2>&-` the next file would be 2, and libraries would print into it
     os.close(descriptor)
-    # Pictures are the same whatever the user's matplotlib is set to, which may be what it has not.
+    # Pictures are the same whatever the user's matplotlib is set to, even to a backend it does not have.
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     for name in [name for name in os.environ if name.startswith("TQDM_")]:
         del os.environ[name]  # tqdm, and so PyTorch, cannot be imported with a value that it cannot read
+    defaults = signal.default_int_handler, signal.SIG_DFL
     for signum in STOPS:
-        if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):  # else nohup's, say
+        if signal.getsignal(signum) in defaults:  # else it is ignored, as under nohup
             signal.signal(signum, _end if ends_at_once else _interrupt)
     try:
         code = main(sys.argv[1:])

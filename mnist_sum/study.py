@@ -1,11 +1,13 @@
 """`python -m mnist_sum.study NAME`: many small runs that answer one question about fusing two inputs.
 
   pairs      does a model add, or does it remember? Some pairs of digit and number are never trained on
-  sums       two handwritten numbers of N digits, of which only their sum is told
-  shortcuts  the same with digits 0 to 4 and seven of their pairs: sums do not tell the digits there
+  sums       two handwritten numbers of N digits, trained on their sum alone, never on a digit's label
+  shortcuts  the same with single digits from 0 to 4, and only seven pairs of them in training: other
+             readings of the digits give the same sums
 
-Every run has a folder of its own below --output-dir, so the command can be stopped at any time and
-resumes where it was when it is given again. After every run the table and the picture there are new.
+Every run has a folder of its own below --output-dir. After a stop give the same command again: finished
+runs are not repeated, and an unfinished one of pairs is resumed. The table there, and the picture of
+pairs and sums, are updated after every run.
 """
 
 from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback

@@ -29,7 +29,7 @@ GENERATED = ("/", "/theme.css", "/favicon.ico", "/manifest.json")  # by gradio
 FOLDERS = ("assets", "static")  # of gradio's own scripts, styles and pictures
 CALL = "/gradio_api/run/predict"  # where its scripts send the inputs of an event that has no queue
 LARGEST = 12_000_000  # bytes of such a call; the page sends about 1 million
-MOST_COMMAS = 1000  # in it, hence values to be parsed: each takes many times its length; the page sends 10
+MOST_COMMAS = 1000  # in it, as each value takes much memory when parsed; the page sends 10
 SECONDS = 10  # at most for it to arrive; meanwhile others wait
 HEADERS = {
     # Everything from the page's own address; what gradio's scripts need is allowed from there too.
@@ -49,7 +49,7 @@ def serve(models, listener):
         http=Protocol,
         ws="none",
         proxy_headers=False,
-        log_level="error",  # of this program; its warnings are of what others send
+        log_level="error",  # errors are ours, warnings are about requests
     )
     server = uvicorn.Server(settings)
     server.capture_signals = nullcontext  # a signal ends it at once, whatever is being sent or computed
@@ -62,9 +62,6 @@ def build_app(models, port):
     call = create_model("Call", data=tuple[str, conint(strict=True, ge=0, lt=10), Literal[*models]])
     gradio_app, turn = build_gradio_app(models), asyncio.Lock()
 
-    async def show(request):
-        return gradio_app
-
     async def predict(request):
         async with turn:  # so that memory holds one image at a time
             try:
@@ -76,7 +73,7 @@ def build_app(models, port):
                 return PlainTextResponse("this is not what the page sends", 400)
             return JSONResponse({"data": await run_in_threadpool(page_html, models[name], image, number)})
 
-    routes = [Route(path, show) for path in GENERATED]
+    routes = [Route(path, gradio_app, methods=["GET"]) for path in GENERATED]
     for name in FOLDERS:
         routes.append(Mount(f"/{name}", StaticFiles(packages=[("gradio", f"templates/frontend/{name}")])))
     routes.append(Route(CALL, predict, methods=["POST"], max_body_size=LARGEST))
@@ -89,7 +86,7 @@ def build_gradio_app(models):
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "GRADIO_TEMP_DIR": folder,  # in which it makes a folder for what this page has not
+        "GRADIO_TEMP_DIR": folder,  # it makes a folder there that this page does not use
     }
     import gradio
 
@@ -110,7 +107,8 @@ def build_gradio_app(models):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, which answers what is no HTTP; in a body that would be a second answer, and a traceback."""
+    """uvicorn's, but an invalid body closes the connection: the request has its own answer, and uvicorn's
+    second one would end in a traceback."""
 
     def send_400_response(self, msg):
         if self.cycle is None:

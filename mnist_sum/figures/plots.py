@@ -34,7 +34,7 @@ from mnist_sum.system.files import write_atomically
 DIGIT, SUM = "#1f6fb4", "#d1661c"
 OUTPUTS = (("digit", DIGIT), ("sum", SUM))
 CORRECT, WRONG = "#1a7f37", "#c62828"
-LARGEST_GRID, LARGEST_COLUMN = 100, 12  # images that can be looked at: of predictions, of own images
+LARGEST_GRID, LARGEST_COLUMN = 100, 12  # the most images drawn: predictions in a grid, own images in a column
 LOOKED_AT = "#e6007e"  # of an occlusion map; no other colour here is near it
 MAP_LEGEND = (
     f"magenta: hiding the {PATCH} × {PATCH} pixels here makes the answer less probable (full colour: its "

@@ -20,7 +20,7 @@ SCAN, APP1, EXIF, ORIENTATION = b"\xda", b"\xe1", b"Exif\0\0", 0x0112
 # What holds the pixels. Of JPEG as browsers have it: none with arithmetic coding, none that is lossless.
 CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 SEGMENTS = {b"\xc0", b"\xc1", b"\xc2", b"\xc4", SCAN, b"\xdb", b"\xdd", b"\xee"}
-MOST_PARTS = 100_000  # chunks or segments; what is after them is as good as cut off
+MOST_PARTS = 100_000  # chunks or segments; what follows them is dropped
 MOST_SCANS = 32  # of a JPEG, each a pass over all its pixels; a progressive one has 10
 LARGEST = 50_000_000  # pixels; checked before any of them is decoded
 LARGEST_FILE = 100_000_000  # bytes
@@ -46,7 +46,7 @@ def _in_one_line():
 def decode(content):
     """Decode a PNG or JPEG (bytes) into an RGB image (PIL), turned as intact EXIF data says.
 
-    Of an animation the picture that stands for it. Transparent parts become white, or black if the visible
+    Of an animation the still picture. Transparent parts become white, or black if the visible
     part is light. Takes at most 15 bytes of memory a pixel and twice the file's size, and 5 seconds on one
     core of an AMD EPYC. Raises UserError where there is no image, or one too large, too small or damaged.
     """
@@ -62,7 +62,7 @@ def decode(content):
     if min(image.size) < SMALLEST:
         raise UserError(f"the image has {image.width} x {image.height} pixels; a digit needs at least "
                         f"{SMALLEST} x {SMALLEST}")  # fmt: skip
-    image.decodermaxblock = len(pixels)  # in one piece, as Pillow's decoder begins anew where one ends
+    image.decodermaxblock = len(pixels)  # in one block, as Pillow's decoder starts again at each
     image.load()
     if (orientation := _orientation(exif)) in range(2, 9):
         image.getexif()[ORIENTATION] = orientation

@@ -60,11 +60,11 @@ def train(model, folder, seed, data, data_dir=None, teacher=None, teacher_sha256
 
 
 def row_of(folder, expected, run):
-    """(row, new): the row, a dict of JSON values, of the run in the folder, and whether it was not there yet.
+    """(row, new): the row of the run in the folder, JSON values in a dict, and whether run() just made it.
 
-    expected: its values that tell what the run is. A new row is expected and what run() returns, a dict,
-    and is written into the folder, with a SHA-256 of its values. Raises UserError where the folder holds the
-    row of another run, or a damaged one.
+    expected: the values that identify the run; run() returns the others. A new row is written into the
+    folder with a SHA-256 of its values. Raises UserError where the folder holds the row of another run, or a
+    damaged one.
     """
     try:
         row = json.loads(read_regular(folder / ROW))

@@ -16,15 +16,15 @@ except ImportError:  # Windows has no flock: there, two runs into one folder are
     fcntl = None
 
 LARGEST_TEXT = 16 << 20  # bytes: of a network's own file, a history, a row
-TEMPORARY = ".mnist_sum-{}.part"  # with 32 hexadecimal digits, so that nobody can put something there before
-_locks = {}  # the file of each folder that this process holds
+TEMPORARY = ".mnist_sum-{}.part"  # with 32 hexadecimal digits, so that nobody can guess the name
+_locks = {}  # {folder that this process holds: its open .lock file}
 
 
 def write_atomically(path, content):
     """Replace the file at path by content (bytes); whoever reads it sees the old or the new, whole.
 
-    Written to a new file in the same folder, flushed to the disk, then renamed; of a symbolic link's name,
-    too, which then is the file's. Raises UserError naming the path where the disk is full, the folder cannot
+    Written to a new file in the same folder, flushed to the disk, then renamed. A symbolic link at path is
+    replaced, not followed. Raises UserError naming the path where the disk is full, the folder cannot
     be written, or anything but a regular file is there (see check_output); the old file stays.
     """
     path = Path(path)
@@ -50,12 +50,13 @@ def write_atomically(path, content):
 def check_output(path, inputs=()):
     """Raise UserError where no file can be written at path: a folder, a device, a pipe or one of the inputs.
 
-    inputs: the paths of the files that the command reads; what is not there is none. Before the work, too.
+    inputs: the paths of the files that the command reads; those that do not exist are ignored. Call it before
+    the work as well.
     """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return  # whether the folder can be had is make_folder's to tell
+        return  # make_folder() tells where the folder cannot be made
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}; give it another name") from error

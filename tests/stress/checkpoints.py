@@ -71,7 +71,9 @@ def fit(state, content, kinds):
         "environment": set(content["environment"]) == {"mnist_sum", "torch", "device", "threads"},
     }
     unfit = [name for name, fact in facts.items() if not fact]
-    return not unfit or report("unfit", unfit) is None
+    if unfit:
+        report("unfit", unfit)
+    return not unfit
 
 
 def kinds_of(state):

@@ -1,4 +1,4 @@
-"""Own images with hostile metadata or structure, and file names of every kind."""
+"""Own images with hostile metadata or structure,."""
 
 import io
 import struct

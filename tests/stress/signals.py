@@ -1,4 +1,4 @@
-"""Signals at any moment of a command, its imports and its last lines included. Linux alone.
+"""Signals at any moment of a command, its imports and its last lines included. Linux only.
 
 Every command is an interpreter of its own. "Caught" is a signal that ended it without a trace, "harmless" one
 after which it did all of its work. reproduce.py is left out: it trains as train.py does, on all of MNIST.
@@ -182,9 +182,9 @@ def ask(address):
 def verdict_of(command, signals, at, undisturbed, evidence):
     """What becomes of the signals, and whether they came before the command's own code.
 
-    Those Python ends, with a traceback of its own: nothing has been printed or written by then, and
-    run_script(), from which all else is called, is not in it. They are taken for caught; stderr counts them.
-    So is the rare one that a callback of the interpreter's own imports loses; the command then goes on.
+    Such a SIGINT ends in Python's own traceback: nothing is printed or written by then, and run_script(),
+    from which all else is called, is not in it. It is taken for caught, and counted on stderr. So is the rare
+    one that a callback in the import system swallows; the command then goes on.
     """
     _, files, done, warnings = undisturbed
     hangs = not command.ended(HANGS)
