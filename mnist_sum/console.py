@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 _stdout_is_json = _silent = _quiet = False
 _program = "mnist_sum"
@@ -123,6 +124,7 @@ def run_script(main, program, ends_at_once=False):
     for signum in STOPS:
         if signal.getsignal(signum) in defaults:  # else it is ignored, as under nohup
             signal.signal(signum, _end if ends_at_once else _interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, partial(_end_if_interrupted, sys.unraisablehook)
     try:
         code = main(sys.argv[1:])
     except UserError as problem:
@@ -146,6 +148,7 @@ def run_script(main, program, ends_at_once=False):
             raise
         code = 1
     finally:
+        sys.unraisablehook = hook
         _end_at_next_signal()  # or it would be a traceback while the interpreter ends
     sys.exit(code)
 
@@ -165,6 +168,13 @@ def _interrupt(signum, frame):
             _end(signum)
         frame = frame.f_back
     raise KeyboardInterrupt(signum)
+
+
+def _end_if_interrupted(hook, unraisable):
+    """End at a KeyboardInterrupt that Python cannot pass on, as from a weak reference's callback."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _end((unraisable.exc_value.args or (signal.SIGINT,))[0])
+    hook(unraisable)
 
 
 def _end_at_next_signal():

@@ -220,17 +220,26 @@ def test_an_ignored_signal_stays_ignored(end_of):
     assert end_of(main) is None
 
 
-def test_a_signal_while_the_interpreter_ends_is_no_traceback(tmp_path):
+@pytest.mark.parametrize(
+    "place",
+    ["atexit.register(os.kill, os.getpid(), 2)\nmain = print",
+     "class Thing: pass\n"
+     "def main(argv):\n"
+     "    thing = Thing()\n"
+     "    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), 2))\n"
+     "    del thing"],
+    ids=["while the interpreter ends", "in a callback"],
+)  # fmt: skip
+def test_a_signal_where_python_cannot_raise_it_is_not_lost_and_no_traceback(place, tmp_path):
     (tmp_path / "x.py").write_text(
-        "import atexit, os, signal\nfrom mnist_sum import console\n"
+        f"import atexit, os, signal, weakref\nfrom mnist_sum import console\n{place}\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it is ignored
-        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
-        "console.run_script(lambda argv: None, 'x.py')\n"
+        "console.run_script(main, 'x.py')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "x.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_scripts_draw_alike_whatever_matplotlib_is_set_to(end_of):
