@@ -110,6 +110,7 @@ def run_script(main, program, ends_at_once=False):
     """
     global _program
     _program = program
+    _handle(_end, (signal.default_int_handler, signal.SIG_DFL))  # else they are ignored, as under nohup
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream that a notebook or a test put there
             stream.reconfigure(errors="backslashreplace")  # a name may have what it cannot encode
@@ -120,12 +121,10 @@ def run_script(main, program, ends_at_once=False):
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
     for name in [name for name in os.environ if name.startswith("TQDM_")]:
         del os.environ[name]  # tqdm, and so PyTorch, cannot be imported with a value that it cannot read
-    defaults = signal.default_int_handler, signal.SIG_DFL
-    for signum in STOPS:
-        if signal.getsignal(signum) in defaults:  # else it is ignored, as under nohup
-            signal.signal(signum, _end if ends_at_once else _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, partial(_end_if_interrupted, sys.unraisablehook)
     try:
+        if not ends_at_once:
+            _handle(_interrupt, (_end,))
         code = main(sys.argv[1:])
     except UserError as problem:
         for line in problem.details:
@@ -149,7 +148,7 @@ def run_script(main, program, ends_at_once=False):
         code = 1
     finally:
         sys.unraisablehook = hook
-        _end_at_next_signal()  # or it would be a traceback while the interpreter ends
+        _handle(_end, (_interrupt,))  # or it would be a traceback while the interpreter ends
     sys.exit(code)
 
 
@@ -162,7 +161,7 @@ def _is_out_of_memory(problem):
 
 def _interrupt(signum, frame):
     """Raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
-    _end_at_next_signal()
+    _handle(_end, (_interrupt,))
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _end(signum)
@@ -177,10 +176,11 @@ def _end_if_interrupted(hook, unraisable):
     hook(unraisable)
 
 
-def _end_at_next_signal():
+def _handle(handler, before):
+    """Have the handler in place of those before for each of STOPS."""
     for signum in STOPS:
-        if signal.getsignal(signum) is _interrupt:
-            signal.signal(signum, _end)
+        if signal.getsignal(signum) in before:
+            signal.signal(signum, handler)
 
 
 def _end(signum, _frame=None):

@@ -25,6 +25,7 @@ from pathlib import Path
 from foreign_images import good_files, metadata_added, pixels_changed
 from forks import ROOT
 from PIL import Image, ImageDraw
+from signals import as_in_foreground
 from verdict import MEMORY, mutated, report
 
 from mnist_sum.demo.page import DRAWING, HINT, PHOTOGRAPH
@@ -69,6 +70,7 @@ class Page:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mnist_sum.demo", "--port", "0"], cwd=scratch, stdout=subprocess.PIPE,
             stderr=self.stderr.open("w"), env={**os.environ, **environment}, text=True,
+            preexec_fn=as_in_foreground,
         )  # fmt: skip
         line = next((line for line in self.process.stdout if line.startswith("the page: ")), None)
         if not line:
