@@ -12,6 +12,7 @@ from functools import partial
 
 _stdout_is_json = _silent = _quiet = False
 _program = "mnist_sum"
+_signal = None  # that unwinds main() in run_script()
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
                  "start new thread", "could not create a primitive",
@@ -102,14 +103,14 @@ def progress(iterable=None, **options):
     return tqdm(iterable, leave=False, file=sys.stderr, disable=hidden or None, **options)
 
 
-def run_script(main, program, ends_at_once=False):
+def run_script(main, program):
     """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
 
     SIGINT, SIGTERM and SIGHUP unwind main, so that no temporary file is left; the code is 128 + the signal.
-    A second one, or one after main, ends the process at once. ends_at_once: the first one does, too.
+    A second one, or one after main or end_at_signals(), ends the process at once.
     """
-    global _program
-    _program = program
+    global _program, _signal
+    _program, _signal = program, None
     _handle(_end, (signal.default_int_handler, signal.SIG_DFL))  # else they are ignored, as under nohup
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream that a notebook or a test put there
@@ -123,33 +124,41 @@ def run_script(main, program, ends_at_once=False):
         del os.environ[name]  # tqdm, and so PyTorch, cannot be imported with a value that it cannot read
     hook, sys.unraisablehook = sys.unraisablehook, partial(_end_if_interrupted, sys.unraisablehook)
     try:
-        if not ends_at_once:
-            _handle(_interrupt, (_end,))
+        _handle(_interrupt, (_end,))
         code = main(sys.argv[1:])
-    except UserError as problem:
+    except (Exception, KeyboardInterrupt) as problem:
+        # After a signal a library may raise an error of its own where Python raised KeyboardInterrupt in it.
+        code = 128 + _signal if _signal else _explain(problem)
+    finally:
+        sys.unraisablehook = hook
+        end_at_signals()  # or one would be a traceback while the interpreter ends
+    sys.exit(code)
+
+
+def end_at_signals():
+    """From now on each of STOPS ends the process at once, without unwinding."""
+    _handle(_end, (_interrupt,))
+
+
+def _explain(problem):
+    """Print what ended main() as one line -> the exit code; raise it again where it is a defect."""
+    if isinstance(problem, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(problem, UserError):
         for line in problem.details:
             _print(one_line(line), sys.stderr, even_if_silent=True)
         error(problem)
-        code = 1
-    except ModuleNotFoundError as absent:
-        error(f"{absent.name} is not installed; run: pip install -e .")
-        code = 1
-    except KeyboardInterrupt as stop:
-        code = 128 + (stop.args or (signal.SIGINT,))[0]
-    except Exception as problem:
-        if _is_out_of_memory(problem):
-            error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
-                  "where the memory is a GPU's")  # fmt: skip
-        elif isinstance(problem, OSError) and "temporary directory" in str(problem):  # Python's, matplotlib's
-            error("there is no folder for temporary files; free some space, or set TMPDIR to one that can be "
-                  "written")  # fmt: skip
-        else:
-            raise
-        code = 1
-    finally:
-        sys.unraisablehook = hook
-        _handle(_end, (_interrupt,))  # or it would be a traceback while the interpreter ends
-    sys.exit(code)
+    elif isinstance(problem, ModuleNotFoundError):
+        error(f"{problem.name} is not installed; run: pip install -e .")
+    elif _is_out_of_memory(problem):
+        error("out of memory; end other programs, train with a smaller --batch-size, or use --device cpu "
+              "where the memory is a GPU's")  # fmt: skip
+    elif isinstance(problem, OSError) and "temporary directory" in str(problem):  # Python's, matplotlib's
+        error("there is no folder for temporary files; free some space, or set TMPDIR to one that can be "
+              "written")  # fmt: skip
+    else:
+        raise problem
+    return 1
 
 
 def _is_out_of_memory(problem):
@@ -161,18 +170,20 @@ def _is_out_of_memory(problem):
 
 def _interrupt(signum, frame):
     """Raise KeyboardInterrupt or, in an import, where libraries may lose that, end at once."""
-    _handle(_end, (_interrupt,))
+    global _signal
+    _signal = signum
+    end_at_signals()
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _end(signum)
         frame = frame.f_back
-    raise KeyboardInterrupt(signum)
+    raise KeyboardInterrupt
 
 
 def _end_if_interrupted(hook, unraisable):
     """End at a KeyboardInterrupt that Python cannot pass on, as from a weak reference's callback."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        _end((unraisable.exc_value.args or (signal.SIGINT,))[0])
+        _end(_signal or signal.SIGINT)
     hook(unraisable)
 
 

@@ -211,6 +211,18 @@ def test_a_signal_elsewhere_unwinds_and_the_next_ends_the_process(signum, end_of
     assert end_of(main) == 128 + signum and unwound == [console._end]
 
 
+def test_a_signal_that_a_library_turns_into_an_error_of_its_own_is_no_error(end_of, capsys):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def main(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise UserError("no matrix") from None
+
+    assert end_of(main) == 143 and capsys.readouterr() == ("", "")
+
+
 def test_an_ignored_signal_stays_ignored(end_of):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
 

@@ -150,6 +150,22 @@ def test_what_is_no_digit_has_a_word_of_doubt(line, models):
     assert re.fullmatch(r"\d\?" + line.rstrip(), words(boxes))
 
 
+def test_no_folder_is_left_where_building_the_page_is_interrupted(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="needs the extra `demo`")
+    from mnist_sum.demo import server
+
+    def made_and_interrupted(_models):
+        Path(os.environ["GRADIO_TEMP_DIR"], "history").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(server, "build_page", made_and_interrupted)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(KeyboardInterrupt):
+        server.build_gradio_app({})
+    assert not list(tmp_path.iterdir())
+
+
 def test_page_says_why_there_is_no_prediction(models):
     blank = Image.new("RGB", (320, 320), "white")
     for url, hint in (

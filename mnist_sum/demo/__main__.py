@@ -60,4 +60,4 @@ def load_models(paths=(), own=()):
 
 
 if __name__ == "__main__":
-    console.run_script(main, "mnist_sum.demo", ends_at_once=True)
+    console.run_script(main, "mnist_sum.demo")

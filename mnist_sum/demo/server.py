@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mnist_sum.console import note
+from mnist_sum.console import end_at_signals, note
 from mnist_sum.demo import HOST
 from mnist_sum.demo.page import STYLE, build_page, page_html
 
@@ -52,7 +52,8 @@ def serve(models, listener):
         log_level="error",  # errors are ours, warnings are about requests
     )
     server = uvicorn.Server(settings)
-    server.capture_signals = nullcontext  # a signal ends it at once, whatever is being sent or computed
+    server.capture_signals = nullcontext
+    end_at_signals()  # whatever is being sent or computed
     note(f"the page: http://{HOST}:{port} (Ctrl-C ends it)")
     server.run(sockets=[listener])
 
@@ -90,20 +91,21 @@ def build_gradio_app(models):
     }
     import gradio
 
-    app = gradio.mount_gradio_app(
-        fastapi.FastAPI(),
-        build_page(models),
-        "/",
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css=STYLE,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        mcp_server=False,
-        enable_monitoring=False,
-    )
-    shutil.rmtree(folder)
-    return app
+    try:
+        return gradio.mount_gradio_app(
+            fastapi.FastAPI(),
+            build_page(models),
+            "/",
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            css=STYLE,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Protocol(H11Protocol):

@@ -201,7 +201,7 @@ def verdict_of(command, signals, at, undisturbed, evidence):
     wrong = [f"{name}: {problem}" for name, path in command.files().items() if (problem := damage(path))]
     if len(signals) == 1:  # a second one ends it in the middle of a write, as SIGKILL would
         wrong += [f"left: {path.name}" for path in command.folder.rglob(TEMPORARY.format("*"))]
-    wrong += [f"left: {path.name}" for path in command.temporary.iterdir() if "mnist_sum" in path.name]
+        wrong += [f"left: {path.name}" for path in command.temporary.iterdir() if "mnist_sum" in path.name]
     if not python:
         wrong += [f"said: {line}" for line in errors.splitlines() if line not in warnings]
     if hangs or left or seconds > SECONDS:
