@@ -1,6 +1,7 @@
 """The rules of the house that a few lines can hold: sizes, imports that go down, one owner of each power."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,13 @@ def test_the_readme_is_one_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 160
     assert len(text.split()) <= 1500
+
+
+def test_the_tests_named_for_each_fault_exist():
+    text = (ROOT / "tests" / "stress" / "README.md").read_text()
+    suite = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named and named <= set(re.findall(r"^def (test_\w+)", suite, re.MULTILINE))
 
 
 def test_an_architecture_fits_a_screen():
