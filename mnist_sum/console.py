@@ -12,7 +12,7 @@ from functools import partial
 
 _stdout_is_json = _silent = _quiet = False
 _program = "mnist_sum"
-_signal = None  # that unwinds main() in run_script()
+_signal = None  # the one that unwinds run_script()'s main, if any
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "bad allocation",
                  "start new thread", "could not create a primitive",
@@ -107,7 +107,7 @@ def run_script(main, program):
     """Run main(argv) and exit with the code it returns; a UserError is one line on stderr and code 1.
 
     SIGINT, SIGTERM and SIGHUP unwind main, so that no temporary file is left; the code is 128 + the signal.
-    A second one, or one after main or end_at_signals(), ends the process at once.
+    One in an import, a second one, or one after main or end_at_signals() ends the process at once.
     """
     global _program, _signal
     _program, _signal = program, None
@@ -127,8 +127,11 @@ def run_script(main, program):
         _handle(_interrupt, (_end,))
         code = main(sys.argv[1:])
     except (Exception, KeyboardInterrupt) as problem:
+        end_at_signals()
         # After a signal a library may raise an error of its own where Python raised KeyboardInterrupt in it.
         code = 128 + _signal if _signal else _explain(problem)
+        if code is None:
+            raise
     finally:
         sys.unraisablehook = hook
         end_at_signals()  # or one would be a traceback while the interpreter ends
@@ -136,12 +139,12 @@ def run_script(main, program):
 
 
 def end_at_signals():
-    """From now on each of STOPS ends the process at once, without unwinding."""
+    """From now on each of STOPS that would unwind main ends the process at once."""
     _handle(_end, (_interrupt,))
 
 
 def _explain(problem):
-    """Print what ended main() as one line -> the exit code; raise it again where it is a defect."""
+    """Print what ended main as one line -> the exit code; nothing and None where it is a defect."""
     if isinstance(problem, KeyboardInterrupt):
         return 128 + signal.SIGINT
     if isinstance(problem, UserError):
@@ -157,7 +160,7 @@ def _explain(problem):
         error("there is no folder for temporary files; free some space, or set TMPDIR to one that can be "
               "written")  # fmt: skip
     else:
-        raise problem
+        return None
     return 1
 
 
