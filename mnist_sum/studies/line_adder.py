@@ -1,9 +1,9 @@
 """`line_adder` (7,296 parameters): a learned adder that generalises to pairs that it has never seen.
 
 One linear layer learns P(sum | digit, number): it takes both as one-hot to a position on the line of the
-sums, and a sum's logit falls with the square of its distance from there. So the network is told that the
-sums are equally spaced on a line, and no more. Which way, and how far, a digit or a number moves the position
-are 20 learned weights; from other labels the same layer learns digit - number as well. Over the ten digits
+sums, and a sum's logit falls with the square of its distance from there. Built in is that the sums lie on a
+line at equal distances, and that a digit and a number each move the position. Which way and how far are 20
+learned weights; from other labels the same layer learns digit - number as well. Over the ten digits
 P(sum) is the mean, weighted by the digit's probabilities.
 """
 
