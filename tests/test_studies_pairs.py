@@ -3,22 +3,26 @@
 import json
 import shutil
 from itertools import product
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from mnist_sum import data, models, runs, study
+from mnist_sum import data, models, runs, study, training
 from mnist_sum.console import UserError
 from mnist_sum.contract import check
 from mnist_sum.data import Split
 from mnist_sum.dataset import MnistSum
 from mnist_sum.evaluation.exhaustive import Predictions
+from mnist_sum.loss import summed_loss
 from mnist_sum.models.exact_addition import add_exactly
 from mnist_sum.recipes import STUDIED, held_out_mask, held_out_pairs
 from mnist_sum.runs import checkpoint
 from mnist_sum.runs.series import ROW
 from mnist_sum.studies import pairs
 from mnist_sum.system.files import folder_lock, make_folder
+from mnist_sum.training import fit
 
 # The test parts of KFold(10, shuffle=True, random_state=376483).split(range(100)) in scikit-learn 1.9.1.
 SKLEARN = """
@@ -112,6 +116,26 @@ def test_each_run_gives_a_row_a_table_and_a_picture_and_the_command_resumes(comm
     assert code == 0 and resumed == rows and picture.exists() and again.stat().st_mtime_ns == before
 
 
+def test_training_draws_every_pair_but_those_held_out_also_after_a_stop(command, monkeypatch):
+    drawn = set()
+
+    def noted(digit_logits, sum_logits, digit, total):
+        drawn.update(zip(digit.tolist(), (total - digit).tolist(), strict=True))
+        return summed_loss(digit_logits, sum_logits, digit, total)
+
+    def stopped(state, *splits):
+        state.stop_signal = 15
+        return fit(state, *splits)
+
+    monkeypatch.setattr(training, "summed_loss", noted)
+    monkeypatch.setattr(pairs, "cases", lambda *_: {"fold-0": pairs.folds()[0]})
+    with monkeypatch.context() as patch:
+        patch.setattr("mnist_sum.runs.series.fit", stopped)
+        assert command("--epochs", "40")[0] == 143 and 0 < len(drawn) < 90
+    assert command("--epochs", "40")[0] == 0
+    assert drawn == set(pairs.PAIRS) - set(pairs.folds()[0])
+
+
 def test_a_run_that_is_stopped_ends_the_command_and_another_ones_row_is_refused(
     command, tmp_path, monkeypatch
 ):
@@ -169,6 +193,34 @@ def test_accuracies_are_those_of_the_seen_and_of_the_held_out_pairs(few, monkeyp
     assert row["unseen_known_sum_accuracy"] == pytest.approx(1 / 3)
     assert row["grid"][9][9] == 0.5 and row["grid"][2][0] == 0 and row["grid"][3] == [None] * 10
     assert (row["seconds"], row["parameters"], row["digit_accuracy"]) == (3.5, 3, 1)
+
+
+def test_the_tables_and_the_picture_are_of_the_runs_that_hold_the_pairs_out():
+    """Of two seeds: fold 0, which holds out (9, 9), fold 7, which holds out (0, 0), and a rung."""
+    rows = []
+    for seed, case, seen, unseen in (
+        *((0, "fold-0", 0.9, 0.1), (1, "fold-0", 0.8, 0.3)),
+        *((0, "fold-7", 0.7, 0.5), (1, "fold-7", 0.6, 0.7), (0, "held-81", 1.0, 0.25)),
+    ):
+        held_out = pairs.cases(seed, quick=False)[case]
+        grid = [[unseen if pair in held_out else seen for pair in pairs.PAIRS[place : place + 10]]
+                for place in range(0, 100, 10)]  # fmt: skip
+        figures = {"seen_accuracy": seen, "unseen_accuracy": unseen, "unseen_known_sum_accuracy": None}
+        rows.append({"model": "net", "case": case, "seed": seed, "held_out": held_out_mask(held_out),
+                     "grid": grid, "digit_accuracy": 0.95, "epochs": 2, "parameters": 1234, "seconds": 3.0,
+                     **figures})  # fmt: skip
+    table = pairs.tables(rows, SimpleNamespace(test=range(7), name="mnist"), "standard")
+    assert "on the 7 test images of mnist" in table
+    assert (
+        "| `net` | 1,234 | 75.00 ± 12.91 | 40.00 ± 25.82 | 35.00 ± 38.73 | - | 20.00 ± 14.14 | 60.00 ± 14.14 "
+        "| 95.00 ± 0.00 | 4 | 2 | 3.00 ± 0.00 |\n"
+    ) in table
+    assert "| `net` | 75.00 ± 12.91 / 40.00 ± 25.82 | - | - | - | 100.00 / 25.00 |\n" in table
+    columns = pairs.grids(rows)["net"]
+    assert list(columns) == ["fold-0", pairs.EACH, "held-81"]
+    accuracy, unseen = columns[pairs.EACH]
+    assert accuracy[9, 9] == 0.1 and accuracy[0, 0] == 0.5 and np.isnan(accuracy).sum() == 80
+    assert unseen.sum() == 20 and columns["held-81"][0][9, 9] == 1.0 and columns["held-81"][1].sum() == 81
 
 
 def test_a_table_of_what_the_numbers_mean_adds_exactly():

@@ -89,7 +89,39 @@ def test_accuracies_by_hand():
     found = sums.accuracies(predicted, digits, 1)
     assert found["sum_accuracy"] == 0.5, "1 + 2 = 2 + 1, as two errors cancel; 3 + 5 is not 3 + 4"
     assert found["digit_accuracy"] == pytest.approx(0.4)
-    assert 0 < found["repaired_sum_accuracy"] < 0.5
+
+
+def test_every_pairing_uses_each_image_once():
+    """One wrong digit among 30 makes one of 15 sums wrong, however the images are paired; beside another
+    wrong one, which it can meet, between one and two."""
+    digits = torch.randint(10, (30,), generator=torch.Generator().manual_seed(0))
+    wrong = digits.clone()
+    wrong[7] = (wrong[7] + 1) % 10
+    assert sums.accuracies(wrong, digits, 1)["repaired_sum_accuracy"] == pytest.approx(14 / 15)
+    wrong[22] = (wrong[22] + 5) % 10
+    assert 13 / 15 < sums.accuracies(wrong, digits, 1)["repaired_sum_accuracy"] < 13.2 / 15
+
+
+def row(track, places, seed, sum_accuracy):
+    figures = {"sum_accuracy": sum_accuracy, "repaired_sum_accuracy": 0.5, "digit_accuracy": 0.9}
+    return {"track": track, "digits": places, "seed": seed, "data": "mnist", "split": "standard", **figures,
+            "seconds": 90.0}  # fmt: skip
+
+
+def test_tables_and_picture_have_each_tracks_figures_and_all_published_ones(monkeypatch):
+    rows = [row("a", 1, 0, 0.96), row("a", 1, 1, 0.98), row("b", 2, 0, 0.99)]
+    ours, _, others = sums.tables(rows).partition("| sum % (minutes) |")
+    assert "| a | 1 | 97.00 ± 1.41 | 50.00 ± 0.00 | 90.00 ± 0.00 | 81.00 | 90.00 ± 0.00 | 2 |" in ours
+    assert "| b | 2 | 99.00 | 50.00 | 90.00 | 65.61 | 90.00 | 1 |" in ours
+    assert "| track a, measured here | 97.00 ± 1.41 (1.5) | - | - | - | - |" in others
+    assert "track b" not in others and "| NeurASP [1] | 98.00 (44) | - | - | - | - |" in others
+    drawn = []
+    monkeypatch.setattr(sums, "draw_sums", lambda *arguments: drawn.extend(arguments))
+    sums.draw(rows, "picture")
+    measured, ceilings, reported, _ = drawn
+    assert measured["track a"][1] == (pytest.approx(97), pytest.approx(2**0.5))
+    assert ceilings["track b"] == {2: pytest.approx(65.61)}
+    assert len(reported["track a"]) == sum(map(len, sums.PUBLISHED.values())) and len(reported) == 1
 
 
 def test_the_network_of_track_a_is_the_protocols():
@@ -204,3 +236,21 @@ def test_the_study_of_shortcuts_writes_its_table(few, tmp_path, monkeypatch, cap
     assert shortcuts.study(**FLAGS, output_dir=tmp_path) == 0
     assert "| measured here |" in (tmp_path / shortcuts.TABLE).read_text()
     assert "calibration error" in capsys.readouterr().out
+
+
+def test_a_network_that_takes_the_shortcut_has_the_figures_that_are_reported(few, monkeypatch):
+    """0 and 1 are read right, 2, 3 and 4 as 3, 2 and 3: of the seen pairs' 14 digits 6 are right, of the
+    unseen ones' 36 14, and of the unseen pairs (1, 1) alone has its sum: 42.86, 38.89 and 5.56%."""
+    labels = torch.tensor([0, 1, 3, 2, 3])
+    digits = few.test.digits[few.test.digits < 5]
+    assert len(digits.unique()) == 5
+    monkeypatch.setattr(shortcuts, "train", lambda *_: None)
+    monkeypatch.setattr(
+        shortcuts, "digit_probabilities", lambda *_: 0.6 * torch.eye(5)[labels[digits]] + 0.08
+    )
+    found = shortcuts.run(0, few)
+    assert found["seen_accuracy"] == 1 and found["unseen_accuracy"] == pytest.approx(1 / 18)
+    assert found["seen_digit_accuracy"] == pytest.approx(6 / 14)
+    assert found["unseen_digit_accuracy"] == pytest.approx(14 / 36)
+    assert found["digit_accuracy"] == pytest.approx((digits < 2).double().mean().item())
+    assert found["calibration_error"] == pytest.approx(abs(found["digit_accuracy"] - 0.68), abs=1e-6)

@@ -438,28 +438,30 @@ def _errors_scale(axes, ticks, end):
 def draw_sums(measured, ceilings, others, path=None):
     """Digits N of the two numbers (logarithmic) against the accuracy of their sum, in percent.
 
-    measured: {name: {N: (mean, standard deviation)}}; ceilings: {name: {N: the digit's accuracy to the power
-    2N}}; others: {name: {N: accuracy}}, as reported elsewhere.
+    A panel for each track, since they are not compared. measured: {track: {N: (mean, standard deviation)}};
+    ceilings: {track: {N: the digit's accuracy to the power 2N}}; others: {track: [(N, accuracy), ...]}, as
+    reported elsewhere.
     """
-    figure = _figure(path, 9, 5.6)
-    axes = figure.subplots()
-    for other, figures in enumerate(others.values()):
-        axes.plot(figures.keys(), figures.values(), "x", color="#777777", markersize=6,
-                  label="_" * other + "other systems, as reported")  # fmt: skip
-    for (name, figures), colour in zip(measured.items(), (DIGIT, SUM), strict=False):
+    figure = _figure(path, 5.5 * len(measured), 5.6)
+    panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+    for axes, (track, figures), colour in zip(panels, measured.items(), (DIGIT, SUM), strict=False):
+        reported = others.get(track, [])
+        if reported:
+            axes.plot(*zip(*reported, strict=True), "x", color="#777777", label="others, as reported")
         means, deviations = zip(*figures.values(), strict=True)
         axes.errorbar(figures.keys(), means, yerr=deviations, color=colour, capsize=3, fmt="o-", markersize=5,
-                      label=f"{name}, ± standard deviation over seeds")  # fmt: skip
-        axes.plot(ceilings[name].keys(), ceilings[name].values(), ":", color=colour,
-                  label=f"{name}: digit accuracy to the power 2N")  # fmt: skip
-    ticks = sorted({places for figures in (*measured.values(), *others.values()) for places in figures})
-    axes.set(xscale="log", xlabel="digits of each number, N", ylabel="accuracy of the sum (%)")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    _errors_scale(axes, (20, 40, 60, 70, 80, 85, 90, 95, 97, 98, 99), 100.5)
-    axes.set_ylim(20, 99.5)
+                      label="measured, ± standard deviation over seeds")  # fmt: skip
+        axes.plot(ceilings[track].keys(), ceilings[track].values(), ":", color=colour,
+                  label="digit accuracy to the power 2N")  # fmt: skip
+        ticks = sorted({*figures, *(places for places, _ in reported)})
+        axes.set(xscale="log", xlabel=f"{track}: digits of each number, N")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        _errors_scale(axes, (20, 40, 60, 70, 80, 85, 90, 95, 97, 98, 99), 100.5)
+        axes.set_ylim(20, 99.5)
+        _legend(axes)
+    panels[0].set_ylabel("accuracy of the sum (%)")
     figure.suptitle("Two handwritten numbers, trained on their sums alone")
-    _legend(axes)
     return _save(figure, path)
 
 
