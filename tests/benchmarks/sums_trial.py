@@ -21,6 +21,8 @@ TYPES = {field.name: field.type for field in fields(Recipe)}
 def setting(text):
     """("epochs", 40) of "epochs=40"."""
     name, _, value = text.partition("=")
+    if name not in TYPES:
+        raise argparse.ArgumentTypeError(f"{name} is no setting of a Recipe: {', '.join(TYPES)}")
     return name, TYPES[name](value)
 
 
@@ -38,8 +40,8 @@ def main():
     recipe = sums.recipe_of(args.track, args.digits).overridden(split="validation", **dict(args.set))
     data, started = load("mnist", args.data_dir, "validation"), time.process_time()
     found = sums.run(args.track, args.digits, args.seed, data, recipe, choose_device("auto"))
-    print(f"sum {found['sum_accuracy']:.2%}, re-paired {found['repaired_sum_accuracy']:.2%}, "
-          f"digit {found['digit_accuracy']:.2%}, {time.process_time() - started:.0f} s of one core")  # fmt: skip
+    names = "sum_accuracy", "repaired_sum_accuracy", "digit_accuracy"
+    print(*(f"{name} {found[name]:.2%}," for name in names), f"{time.process_time() - started:.0f} s")
 
 
 if __name__ == "__main__":
