@@ -137,7 +137,7 @@ def table(rows):
     ]
     part = "validation" if rows[0]["split"] == "validation" else "test"
     return f"""\
-In percent, on the {part} images of {rows[0]["data"]} with digits from 0 to 4. Each pair counts once.
+In percent, on the {part} images of {rows[0]["data"]} with digits from 0 to 4. Every pair counts equally.
 
 | | sum, seen | sum, unseen | digit, seen | digit, unseen | digit | calibration error | seconds | seeds |
 |---|---|---|---|---|---|---|---|---|
