@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 
 from mnist_sum import console, data
-from mnist_sum.augment import affine_draws, random_affine
+from mnist_sum.augment import affine, random_matrices
 from mnist_sum.dataset import BACKGROUND, STD, normalised
 from mnist_sum.images import novelty
 from mnist_sum.runs.folder import data_folder
@@ -97,7 +97,7 @@ def train(images, targets):
         total = 0.0
         for index in torch.randperm(len(images), generator=draw)[: steps * BATCH].split(BATCH):
             image = normalised(images[index].unsqueeze(1))
-            image = random_affine(image, affine_draws(BATCH, draw, torch.device("cpu")))
+            image = affine(image, random_matrices(BATCH, draw, torch.device("cpu")))
             loss = loss_of(novelty.logits((image - BACKGROUND) * STD, weights), targets[index])
             optimizer.zero_grad()
             loss.backward()

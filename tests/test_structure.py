@@ -1,6 +1,7 @@
 """The rules of the house that a few lines can hold: sizes, imports that go down, one owner of each power."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -86,6 +87,15 @@ def test_the_tests_named_for_each_fault_exist():
     suite = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", text))
     assert named and named <= set(re.findall(r"^def (test_\w+)", suite, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("[!t]*.py")), ids=lambda path: path.stem)
+def test_what_a_script_that_is_run_by_hand_imports_from_the_package_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("mnist_sum"):
+            module = importlib.import_module(node.module)
+            for name in [alias.name for alias in node.names if not hasattr(module, alias.name)]:
+                importlib.import_module(f"{node.module}.{name}")
 
 
 def test_an_architecture_fits_a_screen():
