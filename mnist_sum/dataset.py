@@ -11,6 +11,7 @@ from mnist_sum.recipes import held_out_pairs
 from mnist_sum.system.randomness import generator
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels scaled to [0, 1]
+LEAST_LEFT_OVER = 1 / 8  # of a batch: what the last batch of an epoch holds at least
 DRAWS = 2520  # divisible by 1 to 10: the remainder of a draw is uniform, however many numbers are allowed
 BACKGROUND = -MEAN / STD  # a black pixel once normalised
 
@@ -71,11 +72,13 @@ class MnistSum(Dataset):
 def batches(size, batch_size, seed, epoch, device="cpu"):
     """The epoch's order of `size` images as a tuple of index tensors, the last one maybe smaller.
 
-    A single left-over image joins the batch before it: batch normalisation cannot learn from one.
+    Few left-over images, one or fewer than an eighth of a batch, join the batch before them. Alone they would
+    move the weights as far as a whole batch does, by batch normalisation's statistics of a few images: where
+    two of 3,330 images were left over, `tiny` ended at 10% accuracy, by its rate of 0.25.
     The whole order goes to the device at once, so that no step waits for its own part.
     """
     order = torch.randperm(size, generator=generator(seed, "order", epoch)).to(device)
     parts = order.split(batch_size)
-    if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
+    if len(parts) > 1 and len(parts[-1]) < min(batch_size, max(2, batch_size * LEAST_LEFT_OVER)):
         parts = (*parts[:-2], torch.cat(parts[-2:]))
     return parts

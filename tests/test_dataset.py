@@ -81,13 +81,14 @@ def test_all_ten_numbers_are_drawn_about_equally_often(few):
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 2**63 - 1), st.integers(0, 99))
-def test_an_epoch_has_every_image_once_and_no_batch_of_one(size, batch_size, seed, epoch):
+def test_an_epoch_has_every_image_once_and_no_batch_of_a_few(size, batch_size, seed, epoch):
     parts = batches(size, batch_size, seed, epoch)
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(size))
     sizes = [len(part) for part in parts]
     assert all(part == batch_size for part in sizes[:-1])
-    if batch_size > 1 and size > 1:
-        assert min(sizes) > 1
+    if size > 1 < batch_size:
+        assert min(sizes) >= min(size, max(2, batch_size / 8))
+    assert max(sizes) < batch_size + max(2, batch_size / 8)
 
 
 def test_each_epoch_has_an_order_of_its_own():
