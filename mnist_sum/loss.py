@@ -6,9 +6,7 @@ B is the batch size. An ensemble in training has the logits of each member along
 
 from torch.nn.functional import cross_entropy
 
-# Of distillation (see models/README.md).
-TEMPERATURE = 2.0  # what all logits are divided by
-TEACHER_SHARE = 0.9  # of the loss, a fraction
+TEMPERATURE = 4.0  # of distillation: what all logits are divided by (see models/README.md)
 
 
 def digit_and_sum_loss(digit_logits, sum_logits, digit, total):
@@ -37,17 +35,17 @@ def summed_loss(digit_logits, sum_logits, digit, total):
     return digit_loss + sum_loss, digit_loss, sum_loss
 
 
-def distillation_loss(loss, logits, teacher_logits):
-    """The weighted mean of the loss against the labels and of that against a teacher: a scalar in nats.
+def distillation_loss(logits, teacher_logits):
+    """The summed loss against a teacher's probabilities in place of the labels: a scalar in nats.
 
     logits: the model's pair of outputs, digit (..., B, 10) and sum (..., B, 19); teacher_logits: the
     teacher's pair, (B, 10) and (B, 19). As in Hinton et al. 2015 both go through a softmax at temperature
     T; but their cross-entropies count T times, not T squared times. So their gradient is the difference
     of the probabilities at T, as large as that of the labels' loss at temperature 1.
     """
-    soft_loss = 0.0
+    loss = 0.0
     for student, teacher in zip(logits, teacher_logits, strict=True):
         target = (teacher.float() / TEMPERATURE).softmax(-1).expand(student.shape)
         logits_at_t = (student.float() / TEMPERATURE).flatten(0, -2)
-        soft_loss = soft_loss + cross_entropy(logits_at_t, target.flatten(0, -2))
-    return (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * TEMPERATURE * soft_loss
+        loss = loss + TEMPERATURE * cross_entropy(logits_at_t, target.flatten(0, -2))
+    return loss

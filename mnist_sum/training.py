@@ -199,7 +199,7 @@ def train_step(state, model, train_set, batch, matrices=None):
     if state.teacher is not None:
         with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
             teacher_logits = state.teacher.logits(image, number)
-        loss = distillation_loss(loss, (digit_logits, sum_logits), teacher_logits)
+        loss = distillation_loss((digit_logits, sum_logits), teacher_logits)
     state.optimizer.zero_grad(set_to_none=True)
     # Gradients are averaged over the processes and have to be averaged over the images.
     (loss * (len(digit) * size() / len(batch))).backward()

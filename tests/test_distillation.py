@@ -10,12 +10,11 @@ import torch
 from stress import forks
 from stress.forks import wait_for
 from stress.outcome import bits, epochs_done, outcome
-from torch.nn.functional import cross_entropy
 
 from mnist_sum import models, runs, training
 from mnist_sum.console import UserError
 from mnist_sum.dataset import MnistSum, batches, normalised, one_hot
-from mnist_sum.loss import TEACHER_SHARE, TEMPERATURE, distillation_loss
+from mnist_sum.loss import TEMPERATURE, distillation_loss
 from mnist_sum.models.exact_addition import add_exactly
 from mnist_sum.recipes import RECIPES
 from mnist_sum.runs import checkpoint, folder
@@ -39,30 +38,29 @@ def soft_cross_entropy(student, teacher):
     return sum(cases) / len(cases)
 
 
-def test_distillation_loss_is_the_weighted_mean_of_both_losses_worked_out_by_hand():
-    student, teacher, loss = random_logits(6), random_logits(6), torch.tensor(3.0)
-    soft_loss = sum(map(soft_cross_entropy, student, teacher))
-    expected = (1 - TEACHER_SHARE) * 3 + TEACHER_SHARE * TEMPERATURE * soft_loss
-    assert distillation_loss(loss, student, teacher).item() == pytest.approx(expected, rel=1e-5)
+def test_distillation_loss_is_the_sum_of_both_outputs_losses_worked_out_by_hand():
+    student, teacher = random_logits(6), random_logits(6)
+    expected = TEMPERATURE * sum(map(soft_cross_entropy, student, teacher))
+    assert distillation_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_distillation_loss_of_bfloat16_logits_is_computed_in_float32():
     student, teacher = [logits.bfloat16() for logits in random_logits(6)], random_logits(6)
-    expected = distillation_loss(0.0, [logits.float() for logits in student], teacher)
-    assert torch.equal(distillation_loss(0.0, student, teacher), expected)
+    expected = distillation_loss([logits.float() for logits in student], teacher)
+    assert torch.equal(distillation_loss(student, teacher), expected)
 
 
 def test_distillation_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
     students, teacher = random_logits(3, 6), random_logits(6)
-    each = [distillation_loss(0.0, member, teacher) for member in zip(*students, strict=True)]
-    torch.testing.assert_close(distillation_loss(0.0, students, teacher), sum(each) / 3)
+    each = [distillation_loss(member, teacher) for member in zip(*students, strict=True)]
+    torch.testing.assert_close(distillation_loss(students, teacher), sum(each) / 3)
 
 
 @pytest.mark.parametrize("equal", [False, True])
 def test_the_gradient_vanishes_only_where_the_student_equals_the_teacher(equal):
     student, teacher = random_logits(6), random_logits(6)
     logits = [part.clone().requires_grad_() for part in (teacher if equal else student)]
-    distillation_loss(0.0, logits, teacher).backward()
+    distillation_loss(logits, teacher).backward()
     assert all(torch.isfinite(part.grad).all() for part in logits)
     assert all((part.grad.abs().max() < 1e-6) == equal for part in logits)
 
@@ -97,23 +95,20 @@ def test_fit_refuses_a_state_and_a_recipe_that_disagree_about_the_teacher(lackin
         next(fit(state, few.train, few.test))
 
 
-def test_every_step_has_the_labels_and_the_teachers_logits_of_the_images_the_student_sees(few, monkeypatch):
+def test_every_step_has_the_teachers_logits_of_the_images_the_student_sees(few, monkeypatch):
     state, steps, seen = distilled_state(few, epochs=2), [], []
 
-    def noted(loss, logits, teacher_logits):
-        steps.append((loss.item(), logits[0].detach(), teacher_logits[0]))
-        return distillation_loss(loss, logits, teacher_logits)
+    def noted(logits, teacher_logits):
+        steps.append(teacher_logits[0])
+        return distillation_loss(logits, teacher_logits)
 
     monkeypatch.setattr(training, "distillation_loss", noted)
     state.raw.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs))
     list(fit(state, few.train, few.test))
     parts = [part for epoch in (0, 1) for part in batches(len(few.train), 16, state.seed, epoch)]
-    for part, (image, number), step in zip(parts, seen, steps, strict=True):
-        loss, (logits,), teacher_logits = step
+    for part, (image, number), teacher_logits in zip(parts, seen, steps, strict=True):
         assert not torch.equal(image, normalised(few.train.images[part].unsqueeze(1)))  # augmented
         assert torch.equal(teacher_logits, state.teacher.logits(image, number)[0])
-        # Twice: tiny's loss of the sum is that of the digit.
-        assert loss == pytest.approx(2 * cross_entropy(logits, few.train.digits[part]).item(), rel=1e-4)
 
 
 def test_a_teacher_changes_the_weights_that_are_trained(few):
@@ -196,8 +191,8 @@ def test_a_stopped_distilled_run_resumes_exactly_without_the_file_it_was_given(s
     assert forks.run("train.py", "--resume", stopped, "--report", cwd=tmp_path)[::2] == (0, "")
     assert outcome(stopped) == outcome(uninterrupted)
     assert outcome(stopped)["recipe"]["teacher"] == sha256
-    text, weight = (stopped / "report.md").read_text(), f"{TEACHER_SHARE * TEMPERATURE:.1f} times two"
-    assert f"{1 - TEACHER_SHARE:.1f} times these two" in text and weight in text
+    text = (stopped / "report.md").read_text()
+    assert f"divided\nby {TEMPERATURE:g}; the loss is {TEMPERATURE:g} times these two cross-entropies" in text
 
 
 @pytest.mark.parametrize("found", ["this teacher", "another file", "a folder"])

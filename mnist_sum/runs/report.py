@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mnist_sum.augment import ROTATION, SCALE, SHEAR, SHIFT
-from mnist_sum.loss import TEACHER_SHARE, TEMPERATURE
+from mnist_sum.loss import TEMPERATURE
 from mnist_sum.training import ROW
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
@@ -84,9 +84,10 @@ SPLITS = {
 }
 TEACHER = f"""
 This run has a teacher (knowledge distillation): a trained model that predicts every training image, too,
-as this one sees it in that step. The loss is {1 - TEACHER_SHARE:.1f} times these two cross-entropies plus
-{TEACHER_SHARE * TEMPERATURE:.1f} times two against the teacher's probabilities, with all logits divided by
-{TEMPERATURE:g}. The sum's are computed from the teacher's digit logits; its sum output is not used.
+as this one sees it in that step. Its probabilities take the place of the labels, with all logits divided
+by {TEMPERATURE:g}; the loss is {TEMPERATURE:g} times these two cross-entropies. The sum's probabilities are
+computed from the teacher's digit logits; its sum output is not used. Losses and accuracies below are
+against the labels.
 """
 AVERAGING = {
     "none": "",

@@ -1,7 +1,7 @@
 """Temperature, the teacher's share and weight decay of a distilled `tiny`: errors on validation images.
 
-    python train.py --model large --split validation --save --output-dir runs/validation-teacher
-    python tests/benchmarks/distillation_trial.py --data-dir DIR --teacher runs/validation-teacher/RUN
+    python train.py --model large --split validation --save --output-dir runs/teacher
+    python tests/benchmarks/distillation_trial.py --data-dir DIR --teacher runs/teacher/checkpoint.safetensors
 
 Students that differ in these settings or in their first weights learn side by side: the same batches, the
 same augmentation, and each batch goes through the teacher once. After some epochs it prints each one's
