@@ -1,4 +1,4 @@
-"""Temperature, the teacher's share and weight decay of a distilled `tiny`: errors on validation images.
+"""Temperature and weight decay of a distilled `tiny`: errors on validation images.
 
     python train.py --model large --split validation --save --output-dir runs/teacher
     python tests/benchmarks/distillation_trial.py --data-dir DIR --teacher runs/teacher/checkpoint.safetensors
@@ -24,13 +24,12 @@ from mnist_sum.system.device import choose_device, choose_precision, keep_freed_
 from mnist_sum.system.randomness import generator
 from mnist_sum.training import learning_rate, moving_average, new_state, train_step, update_average
 
-# Temperature, the teacher's share of the loss, weight decay.
-SETTINGS = (2, 0.9, 1e-3), (4, 1, 1e-3), (4, 1, 3e-4), (8, 1, 1e-3), (8, 1, 3e-4)
+SETTINGS = (2, 1e-3), (4, 1e-3), (4, 3e-4), (8, 1e-3), (8, 3e-4)  # temperature, weight decay
 TESTED = (1, 5, 15, 35)  # the epochs after which there is a test, and after the last
 
 
 class SharedTeacher:
-    """A teacher that predicts a batch once for all students."""
+    """A teacher that predicts a batch once for all students: until kept is None again."""
 
     def __init__(self, teacher):
         self.teacher, self.kept = teacher, None
@@ -54,34 +53,34 @@ def main():
     device = choose_device("auto")
     data = load("mnist", args.data_dir, "validation")
     teacher, sha256 = load_teacher(args.teacher, data, device)
+    teacher = SharedTeacher(teacher)
     recipe = RECIPES["tiny"].overridden(epochs=args.epochs, split="validation", teacher=sha256)
     train_set, test_set = MnistSum(data.train, device=device), MnistSum(data.test, device=device)
     students = []
-    for temperature, share, weight_decay in SETTINGS:
+    for temperature, weight_decay in SETTINGS:
         for seed in range(args.seeds):
             own = recipe.overridden(weight_decay=weight_decay)
             state = new_state(find("tiny"), own, seed, device, choose_precision("auto", device))
-            state.teacher, state.sums = SharedTeacher(teacher), no_sums(device)
-            students.append((temperature, share, state))
+            state.teacher, state.sums = teacher, no_sums(device)
+            students.append((temperature, state))
     for epoch in range(args.epochs):
         train_set.set_epoch(epoch)
         parts = batches(len(train_set), recipe.batch_size, 0, epoch, device)
         matrices = random_matrices(len(train_set), generator(0, "affine", epoch), device)
         for step, batch in enumerate(parts, epoch * len(parts)):
-            kept = None
-            for temperature, share, state in students:
-                loss.TEMPERATURE, loss.TEACHER_SHARE, state.teacher.kept = temperature, share, kept
+            teacher.kept = None
+            for temperature, state in students:
+                loss.TEMPERATURE = temperature
                 rate = learning_rate(recipe, step, args.epochs * len(parts))
                 state.optimizer.param_groups[0]["lr"] = rate
                 state.raw.train()
                 train_step(state, state.raw, train_set, batch, matrices)
                 update_average(*moving_average(state), step, len(parts))
-                kept = state.teacher.kept
         if epoch + 1 in (*TESTED, args.epochs):
-            for temperature, share, state in students:
+            for temperature, state in students:
                 figures = averages(evaluate(state.model, test_set))
                 errors = round((1 - figures["digit_accuracy"]) * len(test_set))
-                print(f"epoch {epoch + 1}: T {temperature}, share {share}, weight decay "
+                print(f"epoch {epoch + 1}: T {temperature}, weight decay "
                       f"{state.recipe.weight_decay:g}, seed {state.seed}: {errors} errors, "
                       f"{figures['digit_loss']:.4f} nats", flush=True)  # fmt: skip
 
