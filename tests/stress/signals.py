@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from http.client import HTTPConnection
@@ -95,11 +96,30 @@ class Command:
             self.process.kill()
         code = self.process.wait()
         os.close(self.descriptor)
-        try:
+        left = any(map(runs_python, processes_of_group(self.pid)))
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return code, False
-        return code, True
+        return code, left
+
+
+def processes_of_group(group):
+    """The folders in /proc of the processes of that group, but for those that have ended."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, group_of_it = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group_of_it) == group and state not in "ZX":
+                yield folder
+
+
+def runs_python(folder, seconds=1):
+    """Whether it runs our interpreter for so long. (Importing torch starts ldconfig, which ends soon.)"""
+    end = time.monotonic() + seconds
+    with suppress(OSError):
+        while (folder / "exe").resolve(strict=True) == Path(sys.executable).resolve():
+            if time.monotonic() > end:
+                return True
+            time.sleep(0.01)
+    return False
 
 
 def as_in_foreground():
