@@ -176,8 +176,8 @@ def parse_train(argv):
         help="standard: MNIST's own 60,000 / 10,000; pooled: all 70,000 images, 80 / 20; validation: "
         f"the training images alone, 50,000 / 10,000, to choose settings by {FROM_RECIPE}")
     add("--teacher", type=file_name, metavar="FILE",
-        help="also learn from this trained model's outputs (knowledge distillation); it must have been "
-        "trained on the same images (default: none)")
+        help="learn from this trained model's outputs in place of the labels (knowledge distillation); it "
+        "must have been trained on the same images (default: none)")
     add("--seed", type=seed, default=0, metavar="N", help="decides weights, order and numbers (default: 0)")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="auto: bf16 where the processor has it, else fp32 (default: auto)")

@@ -1,4 +1,4 @@
-"""The loss: the sum of two cross-entropies, one for each output; and of distillation.
+"""The loss, a sum of two cross-entropies, one for each output; and the loss of distillation.
 
 B is the batch size. An ensemble in training has the logits of each member along a leading axis,
 (members, B, 10) and (members, B, 19); every mean is then over the members, too.
@@ -39,9 +39,9 @@ def distillation_loss(logits, teacher_logits):
     """The summed loss against a teacher's probabilities in place of the labels: a scalar in nats.
 
     logits: the model's pair of outputs, digit (..., B, 10) and sum (..., B, 19); teacher_logits: the
-    teacher's pair, (B, 10) and (B, 19). As in Hinton et al. 2015 both go through a softmax at temperature
-    T; but their cross-entropies count T times, not T squared times. So their gradient is the difference
-    of the probabilities at T, as large as that of the labels' loss at temperature 1.
+    teacher's pair, (B, 10) and (B, 19). As in Hinton et al. 2015 student and teacher go through a softmax at
+    temperature T; but each cross-entropy counts T times, not T squared times. So its gradient is the
+    difference of the probabilities at T, with the same factor as that of the labels' loss: 1.
     """
     loss = 0.0
     for student, teacher in zip(logits, teacher_logits, strict=True):

@@ -3,9 +3,9 @@
     python train.py --model large --split validation --save --output-dir runs/teacher
     python tests/benchmarks/distillation_trial.py --data-dir DIR --teacher runs/teacher/checkpoint.safetensors
 
-Students that differ in the first three or in their first weights learn side by side: each batch goes through
-the teacher once. After some epochs it prints each one's errors and loss on the last 10,000 training images,
-which neither teacher nor students are trained on.
+Students differ in the first three or in their first weights (the seed), and share every batch, which goes
+through the teacher once. After some epochs it prints each one's errors, and the digit's loss, on the last
+10,000 training images, which neither teacher nor students are trained on.
 By hand; the table is in mnist_sum/models/README.md.
 """
 
