@@ -11,7 +11,7 @@ from mnist_sum.recipes import held_out_pairs
 from mnist_sum.system.randomness import generator
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels scaled to [0, 1]
-LEAST_LEFT_OVER = 1 / 8  # of a batch: what the last batch of an epoch holds at least
+LEAST_LEFT_OVER = 1 / 8  # of a batch: fewer images join the batch before them
 DRAWS = 2520  # divisible by 1 to 10: the remainder of a draw is uniform, however many numbers are allowed
 BACKGROUND = -MEAN / STD  # a black pixel once normalised
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton et al. 2015): a trained model's logits beside the labels.
+"""Knowledge distillation (Hinton et al. 2015): a trained model's logits in place of the labels.
 
 The teacher predicts every image as the student sees it in that step, augmentation included (Beyer et al.
 2022, "Knowledge distillation: a good teacher is patient and consistent"). A label names one digit, here
