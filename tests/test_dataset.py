@@ -86,7 +86,7 @@ def test_an_epoch_has_every_image_once_and_no_batch_of_a_few(size, batch_size, s
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(size))
     sizes = [len(part) for part in parts]
     assert all(part == batch_size for part in sizes[:-1])
-    if size > 1 < batch_size:
+    if size > 1 and batch_size > 1:
         assert min(sizes) >= min(size, max(2, batch_size / 8))
     assert max(sizes) < batch_size + max(2, batch_size / 8)
 

@@ -59,8 +59,9 @@ def main():
     data = load("mnist", args.data_dir, "validation")
     teacher, sha256 = load_teacher(args.teacher, data, device)
     teacher = SharedTeacher(teacher)
-    recipe = RECIPES["tiny"].overridden(epochs=args.epochs, split="validation", teacher=sha256)
-    recipe = recipe.overridden(batch_size=args.batch_size)
+    recipe = RECIPES["tiny"].overridden(
+        epochs=args.epochs, batch_size=args.batch_size, split="validation", teacher=sha256
+    )
     train_set, test_set = MnistSum(data.train, device=device), MnistSum(data.test, device=device)
     students = []
     for student in args.students:
@@ -81,7 +82,6 @@ def main():
                 loss.TEMPERATURE = temperature
                 rate = learning_rate(state.recipe, step, args.epochs * len(parts))
                 state.optimizer.param_groups[0]["lr"] = rate
-                state.raw.train()
                 train_step(state, state.raw, train_set, batch, matrices)
                 update_average(*moving_average(state), step, len(parts))
         if epoch + 1 in (*TESTED, args.epochs):
