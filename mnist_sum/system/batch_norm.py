@@ -3,8 +3,9 @@
 In channels_last, with several threads, nn.BatchNorm2d's backward pass is slow where the channels are no
 multiple of 16: after every pixel each thread adds to its own sums, and those of several share a cache line.
 An epoch with ours against PyTorch's own (see tests/benchmarks/README.md): deep_adder and compact 1.29
-times faster; large 1.07, tiny 0.85, so these use PyTorch's. And with several processes nn.BatchNorm
-would train another model, as it normalises each shard by itself; nn.SyncBatchNorm refuses CPU tensors.
+times faster; tiny 0.85, and large 1.07, which is within its spread, so these use PyTorch's. And with
+several processes nn.BatchNorm would train another model, as it normalises each shard by itself;
+nn.SyncBatchNorm refuses CPU tensors.
 """
 
 import copy

@@ -3,7 +3,8 @@
 The baseline: torchvision's data set, a DataLoader, one sample at a time, in the main process. Nothing here
 is slower than in the documents of the published models: the same DataLoader, transforms and loss.
 
-The speed-run: the public one-epoch MNIST classifier. It predicts digits only; the sum is given to it.
+The speed-run: a one-epoch MNIST classifier, github.com/tuomaso/train_mnist_fast, as its last notebook
+describes it (99.04% in 0.76 s on a GTX 1660 Ti). It predicts digits only; the sum is given to it.
 """
 
 import torch
@@ -91,22 +92,24 @@ def speedrun_accuracies(folder, limit):
     data = load("mnist", folder, limit=limit)
     images, tests = (normalised(part.images.unsqueeze(1)) for part in (data.train, data.test))
     model = nn.Sequential(
-        *(nn.Conv2d(1, 24, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(24, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(1, 24, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(24, 32, 3), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10)),
     )
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.7, 0.9))
-    batches = torch.randperm(len(images)).split(256)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=len(batches))
+    batches = list(zip(images.split(256), data.train.digits.split(256), strict=True))  # in MNIST's own order
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.01, total_steps=len(batches), cycle_momentum=False
+    )
 
     def epochs():
-        for batch in batches:
+        for image, digit in batches:
             optimizer.zero_grad()
-            cross_entropy(model(images[batch]), data.train.digits[batch]).backward()
+            cross_entropy(model(image), digit).backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            predicted = torch.cat([model(part).argmax(1) for part in tests.split(1000)])
+            predicted = torch.cat([model(part).argmax(1) for part in tests.split(2000)])
         accuracy = (predicted == data.test.digits).double().mean().item()
         yield accuracy, accuracy
 

@@ -1,4 +1,4 @@
-"""Temperature, weight decay, rate, batch size and augmentation of a distilled `tiny`: validation errors.
+"""Temperature, weight decay, rate, batches, augmentation and epochs of a distilled `tiny`: validation errors.
 
     python train.py --model large --split validation --save --output-dir runs/teacher
     python tests/benchmarks/distillation_trial.py --data-dir DIR --teacher runs/teacher/checkpoint.safetensors
@@ -6,7 +6,7 @@
 Students differ in the first three or in their first weights (the seed), and share every batch, which goes
 through the teacher once. After some epochs it prints each one's errors, and the digit's loss, on the last
 10,000 training images, which neither teacher nor students are trained on.
-By hand; the table is in mnist_sum/models/README.md.
+By hand; the tables are in mnist_sum/models/README.md.
 """
 
 import argparse

@@ -240,7 +240,7 @@ def race(args):
     whose test reaches it, tests included, data loading left out for all.
 
     To 99.17 / 98.49, what the author of `compact` reports: the baseline (up to 20 epochs). To 99.0 / 99.0:
-    the public MNIST speed-run (Adam, one epoch), which predicts digits only and is given the sum for free.
+    the speed-run (Adam, one epoch; see baseline.py), which predicts digits only and is given the sum.
     `tiny` runs by its recipe, but for the settings below, which were chosen on validation images.
     """
     print_head("to digit / sum", "", "reached", "in epoch", "s", "digit / sum, mean", "times sooner")
