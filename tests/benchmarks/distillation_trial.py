@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--strength", type=float, default=1, help="of the augmentation (default: 1)")
     parser.add_argument("--seeds", type=int, default=2, help="first weights of each student (default: 2)")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--until", type=int, help="the epoch after which labels teach (default: none)")
     args = parser.parse_args()
     keep_freed_memory()
     device = choose_device("auto")
@@ -73,6 +74,9 @@ def main():
             students.append((student, temperature, state))
     for epoch in range(args.epochs):
         train_set.set_epoch(epoch)
+        if epoch == args.until:
+            for *_, state in students:
+                state.teacher = None
         parts = batches(len(train_set), recipe.batch_size, 0, epoch, device)
         draws = torch.rand(6, len(train_set), generator=generator(0, "affine", epoch)) * 2 - 1
         matrices = affine_matrices(args.strength * draws).to(device)
