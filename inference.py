@@ -1,80 +1,124 @@
-"""Predict with a trained model, or test it: parse the flags, load, predict, print, draw."""
+"""Predict with a trained model (random test images or your own pictures), or test it exhaustively."""
 
-from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
 
-
-def main(argv):
-    from mnist_sum import cli
-
-    args = cli.parse_inference(argv)
-    console.keep_stdout_for_json(args.json)
-
-    from mnist_sum.runs.trained import load_all
-    from mnist_sum.system.files import check_output
-
-    models = load_all(args.checkpoint, args.device, args.model)
-    if args.output and not args.plot_graph:
-        check_output(args.output, [file for trained in models for file in trained.files])
-    if args.image is not None:
-        return predict_images(models[0].model, args.image, args.number, args.output)
-    tests = [trained.test_data(args.data, args.data_dir) for trained in models]
-    if len(models) > 1:
-        return compare(models, tests, args.output)
-    if args.evaluate:
-        return evaluate(models[0], tests[0], args.output)
-    return predict_random(models[0].model, tests[0], args.total, args.seed, args.output)
+from mnist_sum import __version__, cli
 
 
-def predict_images(model, paths, number, output):
-    """Your own images: print what each shows and the sums, draw them; 1 if one could not be read."""
-    from mnist_sum.evaluation import predict, text
-    from mnist_sum.figures.plots import LARGEST_COLUMN, draw_own_images
-
-    pictures, failed = [], []
-    files = predict.image_files(paths, output, failed)
-    for cases, picture in predict.predict_files(model, files, number, failed):
-        console.results(cases, text.image_text(cases, picture["doubts"]))
-        pictures = [*pictures, picture][:LARGEST_COLUMN]
-    if pictures:
-        draw_own_images(pictures, output)
-        console.note(text.picture_text(len(pictures), output))
-    return 1 if failed else 0
-
-
-def predict_random(model, data, total, seed, output):
-    """Random test images with random numbers: print a table, draw a grid."""
-    from mnist_sum.evaluation import predict, text
-    from mnist_sum.figures.plots import LARGEST_GRID, draw_predictions
-
-    cases = predict.predict_random(model, data.test, total, seed)
-    console.results(cases, text.cases_table(cases))
-    title, drawn = text.cases_title(cases, data.name), cases[:LARGEST_GRID]
-    draw_predictions(data.test.images[[case["image"] for case in drawn]], drawn, title, output)
-    console.note(f"{title} (seed {seed})\n{text.picture_text(len(drawn), output)}")
-
-
-def evaluate(trained, data, picture_folder):
-    """The exhaustive test of one model: print its figures, draw where it errs."""
-    from mnist_sum.evaluation import errors, text
-    from mnist_sum.figures.errors import draw_errors
-
-    predictions, values, intervals = errors.evaluate_on(trained.model, data)
-    console.results([values], text.figures_text(values, intervals))
-    if picture_folder is not None:
-        names = draw_errors(trained, data, predictions, picture_folder)
-        console.note(f"pictures: {', '.join(names)} in {console.one_line(picture_folder)}")
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="inference.py", description=__doc__)
+    add = parser.add_argument
+    # fmt: off
+    add("--checkpoint", nargs="+", metavar="FILE", help="a file, a run's folder, or tiny, compact or large, which ship; several with --evaluate (default: the newest under runs/, else tiny)")
+    add("--model", nargs="+", default=[], type=cli.custom_model, metavar="FILE.py:NAME", help="the custom model that a checkpoint holds; its file is imported")
+    add("--total", type=cli.positive_int, metavar="N", help="predict N random test images with random numbers (default: 25)")
+    add("--seed", type=cli.nonnegative_int, metavar="N", help="decides which images and numbers (default: new ones each time)")
+    add("--image", nargs="+", metavar="PATH", help="predict your own pictures of a digit or a page of digits, or folders of pictures")
+    add("--number", type=int, choices=range(10), metavar="0-9", help="the number to add to each digit; needed with --image")
+    add("--evaluate", action="store_true", help="the exhaustive test: every test image with each of the ten numbers")
+    add("--plot-graph", action="store_true", help="with --evaluate: draw where the model errs")
+    add("--output", metavar="PATH", help="the picture (default: predictions.png or comparison.png), or the folder of --plot-graph (evaluation)")
+    add("--data", default="auto", metavar="NAME", help="mnist, sample (5,000 images), auto (MNIST, else the sample; the default), or a folder of your own pictures with subfolders 0 to 9")
+    add("--data-dir", metavar="DIR", help="where MNIST is (default: where the checkpoint's run had it, else $MNIST_SUM_DATA, else data)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...; auto: CUDA where available, else the CPU (default: auto)")
+    add("--json", action="store_true", help="print JSON objects on stdout, all else on stderr")
+    add("--version", action="version", version=f"mnist_sum {__version__}")
+    # fmt: on
+    args = parser.parse_args(argv)
+    several = len(args.checkpoint or ()) > 1
+    if args.evaluate and (args.total or args.image or args.number is not None or args.seed is not None):
+        parser.error("--total, --seed, --image and --number are for predictions; --evaluate tests every image")
+    if (several or args.plot_graph) and not args.evaluate:
+        parser.error("several checkpoints, and --plot-graph, need --evaluate")
+    if several and args.plot_graph:
+        parser.error("--plot-graph draws where one model errs; give one checkpoint")
+    if bool(args.image) != (args.number is not None):
+        parser.error("--image needs --number, the number to add, and --number needs --image")
+    if args.image and (args.total or args.seed is not None):
+        parser.error("--total and --seed are for random test images, not for --image")
+    return args
 
 
-def compare(models, tests, output):
-    """The exhaustive test of several models: one table, one picture."""
-    from mnist_sum.evaluation import errors, text
-    from mnist_sum.figures.plots import draw_comparison
+def main(argv: list[str]) -> int:
+    args = parse_args(argv)
 
-    rows = [errors.comparison(trained, data) for trained, data in zip(models, tests, strict=True)]
-    console.results(rows, text.comparison_text(rows))
-    draw_comparison(rows, "the exhaustive test", output)
-    console.note(f"picture: {console.one_line(output)}")
+    # imported late: --help and wrong flags are answered at once
+    from mnist_sum import checkpoint, evaluation, plots, predict, report
+    from mnist_sum.device import choose_device, describe_device, keep_freed_memory
+    from mnist_sum.images import image_files
+
+    log = partial(print, file=sys.stderr if args.json else sys.stdout)
+
+    def show(rows: list[dict], text: str) -> None:
+        print("\n".join(map(json.dumps, rows)) if args.json else text, flush=True)
+
+    keep_freed_memory()
+    trained = [predict.load(path, args.device, args.model) for path in args.checkpoint or [checkpoint.newest()]]
+    log(f"device: {describe_device(choose_device(args.device))}")
+    for each in trained:
+        log(f"model: {each}")
+    model = trained[0].model
+
+    if args.image:
+        output = args.output or "predictions.png"
+        files, problems = image_files(args.image)
+        results: list[predict.PageResult] = []
+        for file in files:
+            try:
+                result = predict.predict_file(model, file, args.number)
+            except cli.UserError as error:
+                problems.append(str(error))
+                continue
+            show(result.cases(), str(result))
+            results = [*results, result][:12]  # of more there is no picture
+        for problem in problems:
+            print(f"inference.py: error: {problem}", file=sys.stderr)
+        if results:
+            plots.draw_pages(results, output)
+            log(f"picture of {len(results)} file(s): {output}")
+        return 1 if problems else 0
+
+    tests = [checkpoint.data_of(each.info, args.data, args.data_dir) for each in trained]
+    for each, data in zip(trained, tests, strict=True):
+        log(f"data: {data.name}, {len(data.test):,} test images")
+        if data.name == "sample" and each.info["data"]["name"] == "mnist":
+            print(
+                "warning: the sample's images are among MNIST's training images, which the model has seen",
+                file=sys.stderr,
+            )
+    data = tests[0]
+
+    if args.evaluate and len(trained) == 1:
+        predictions = evaluation.predict_all(model, data.test)
+        values = evaluation.summarize(predictions, data.name)
+        show([values], report.evaluation_text(values))
+        if args.plot_graph:
+            folder = Path(args.output or "evaluation")
+            names = plots.draw_errors(model, trained[0].name, data, predictions, folder)
+            log(f"pictures: {', '.join(names)} in {folder}")
+    elif args.evaluate:
+        output = args.output or "comparison.png"
+        rows = [report.comparison_row(each, data) for each, data in zip(trained, tests, strict=True)]
+        show(rows, report.comparison_text(rows))
+        plots.draw_comparison(rows, "the exhaustive test", output)
+        log(f"picture: {output}")
+    else:
+        output = args.output or "predictions.png"
+        seed = int.from_bytes(os.urandom(4)) if args.seed is None else args.seed
+        cases = predict.predict_random(model, data.test, args.total or 25, seed)
+        show(cases, report.cases_text(cases))
+        digits, sums = (sum(case[key] == case[f"predicted_{key}"] for case in cases) for key in ("digit", "sum"))
+        title = f"{len(cases)} test images of {data.name}: {digits} digits and {sums} sums correct"
+        drawn = cases[:100]
+        plots.draw_predictions(data.test.images[[case["image"] for case in drawn]], drawn, title, output)
+        log(f"{title} (seed {seed})\npicture of {len(drawn)} image(s): {output}")
+    return 0
 
 
 if __name__ == "__main__":
-    console.run_script(main, "inference.py")
+    cli.run(main, "inference.py")

@@ -1,14 +1,11 @@
-"""How each model is trained: the recipes, as data. Standard library only, so that --help can print
-the defaults without importing torch.
+"""How each model is trained. Standard library only, so that --help prints the defaults without torch.
 
-Five of the models are published systems (`mnist_sum/models/README.md` cites them). Where a source does
-not tell a setting, the choice made here is marked `chosen`.
+A setting that a published source does not state, and that was chosen here, is marked `chosen`.
 """
 
-import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
-MNIST_TRAIN_IMAGES = 60_000
 CHOICES = {
     "schedule": ("constant", "onecycle"),
     "optimizer": ("sgd", "nesterov", "adam"),
@@ -17,119 +14,73 @@ CHOICES = {
     "augmentation": ("none", "affine"),
     "averaging": ("none", "ema"),
 }
-HEXADECIMAL = {"held_out": 25, "teacher": 64}  # and the digits that each has
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that, with a model, a seed and the data, decide a training run completely.
-
-    learning_rate   the rate of a constant schedule, the peak of a one-cycle schedule
-    schedule        "constant" or "onecycle" (see training.learning_rate)
-    optimizer       "sgd" or "nesterov" (momentum 0.9) or "adam" (PyTorch's default betas)
-    split           "standard" (MNIST's own 60,000 / 10,000), "pooled" (all images, 80 / 20), or
-                    "validation" (the training images alone, the last 10,000 to choose settings by)
-    numbers         "fresh" (a new number for every image in every epoch) or "fixed" (drawn once)
-    augmentation    "none" or "affine" (every batch, see augment.py)
-    held_out        "none", or the pairs of digit and number that training never draws (see held_out_mask)
-    averaging       "none", or "ema": tested and saved is a moving average of the weights (see training.py)
-    weight_decay    of all parameters
-    teacher         "none", or the SHA-256 of the checkpoint of the teacher (see runs/distillation.py)
-    smallest_batch  what the batch size shrinks to on little data (see default_batch_size)
-    """
+    """With a model, a seed and the data, these settings decide a training run completely."""
 
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float  # of a constant schedule; the peak of a one-cycle schedule
     schedule: str = "constant"
-    optimizer: str = "sgd"
-    split: str = "standard"
-    numbers: str = "fresh"
-    held_out: str = "none"
+    optimizer: str = "sgd"  # sgd and nesterov have momentum 0.9
+    split: str = "standard"  # see data.load_data
+    numbers: str = "fresh"  # drawn anew in every epoch, or once ("fixed")
     augmentation: str = "none"
-    averaging: str = "none"
+    averaging: str = "none"  # "ema": we test and save an exponential moving average of the weights
     weight_decay: float = 0.0
-    teacher: str = "none"
-    smallest_batch: int = 16
+    smallest_batch: int = 16  # see default_batch_size
+    held_out: tuple[tuple[int, int], ...] = ()  # (digit, number) pairs that are never drawn
 
-    def overridden(self, **overrides):
-        """The recipe with these settings in place of its own; those that are None stay."""
-        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in CHOICES:
+                if value not in CHOICES[field.name]:
+                    raise ValueError(f"{field.name} is {value!r}, not one of {', '.join(CHOICES[field.name])}")
+            elif field.name != "held_out" and not (value > 0 or value == 0 and field.name == "weight_decay"):
+                raise ValueError(f"{field.name} is {value!r}, which is not positive")
 
 
+OURS: Any = {"augmentation": "affine", "averaging": "ema", "smallest_batch": 128}
 RECIPES = {
     # Chosen: Adam; the source gives the rates of its schedule but not its optimizer.
     "channel_fusion": Recipe(10, 64, 0.001, "onecycle", "adam", "pooled"),
     # The source's log ends at epoch 9, counted from 0. Chosen: SGD with momentum 0.9 and the rate.
     "mlp_adder": Recipe(10, 128, 0.01),
-    # Chosen: Adam, the rate and the schedule. Its linear layer needs large weights, which a low rate
-    # does not reach in 14 epochs: on 10,000 validation images, drawn at random, SGD at 0.01 had 37% of
-    # the sums correct after 8 epochs, Adam at a constant 0.003 66% after 14, this 86%.
+    # Chosen: Adam, the rate and the schedule; a lower rate never grows the large weights its linear adder needs.
     "linear_adder": Recipe(14, 64, 0.01, "onecycle", "adam"),
     # Chosen: momentum 0.9.
     "deep_adder": Recipe(25, 128, 0.01, numbers="fixed"),
     # Chosen: SGD with momentum 0.9.
     "compact": Recipe(20, 512, 0.02),
     # Ours; some settings were chosen on test results, see models/README.md.
-    "tiny": Recipe(
-        60, 128, 0.25, "onecycle", "nesterov",
-        augmentation="affine", averaging="ema", weight_decay=1e-3, smallest_batch=128,
-    ),
-    # Each of the five ensemble members has a fifth of the loss, hence the high rate and the small decay.
-    "large": Recipe(
-        24, 256, 1.0, "onecycle", "nesterov",
-        augmentation="affine", averaging="ema", weight_decay=1e-4, smallest_batch=128,
-    ),
-}  # fmt: skip
-# Models of the study `pairs` alone, each a network of one's own in a file of mnist_sum/studies/.
-STUDIED = {"learned_table": "learned_table.py:LearnedTable", "line_adder": "line_adder.py:LineAdder"}
+    "tiny": Recipe(60, 128, 0.25, "onecycle", "nesterov", **OURS, weight_decay=1e-3),
+    # Each of the five members has a fifth of the loss, hence the high rate and the small decay.
+    "large": Recipe(24, 256, 1.0, "onecycle", "nesterov", **OURS, weight_decay=1e-4),
+}
+CUSTOM = Recipe(10, 128, 0.001, "onecycle", "adam")  # of a custom model without a RECIPE of its own
 DEFAULT_MODEL = "tiny"
-OWN = Recipe(10, 128, 0.001, "onecycle", "adam")  # of a network of your own, unless its file has a RECIPE
 
 
-def held_out_mask(pairs):
-    """A recipe's held_out of these pairs (digit, number): 25 hexadecimal digits, in which bit
-    10 * digit + number is 1 where the pair is held out."""
-    return f"{sum(1 << (10 * digit + number) for digit, number in set(pairs)):025x}"
+def describe_recipes() -> str:
+    lines = ["recipes (the defaults of --epochs, --batch-size, --lr, --schedule and --split):"]
+    for name, r in RECIPES.items():
+        lines.append(
+            f"  {name:14} {r.epochs} epochs, batch {r.batch_size}, lr {r.learning_rate:g} {r.schedule}, {r.optimizer}, "
+            f"{r.split} split, {r.numbers} numbers, augmentation {r.augmentation}, averaging {r.averaging}"
+        )
+    return "\n".join(lines)
 
 
-def held_out_pairs(held_out):
-    """The pairs (digit, number) of a recipe's held_out, a list."""
-    mask = 0 if held_out == "none" else int(held_out, 16)
-    return [divmod(place, 10) for place in range(100) if mask >> place & 1]
+def default_batch_size(recipe: Recipe, train_images: int) -> int:
+    """The recipe's batch size, smaller in proportion on less data than MNIST's 60,000 images.
 
-
-def impossible_setting(recipe):
-    """The name of the first setting whose value no training can have, or None."""
-    for field in fields(Recipe):
-        value = getattr(recipe, field.name)
-        if type(value) is not field.type:
-            fits = False
-        elif field.type is int:
-            fits = 0 < value < 2**63
-        elif field.type is float:
-            fits = 0 <= value < math.inf and (value > 0 or field.name == "weight_decay")
-        elif field.name in HEXADECIMAL:
-            length = HEXADECIMAL[field.name]
-            fits = value == "none" or (len(value) == length and set(value) <= set("0123456789abcdef"))
-            if fits and field.name == "held_out":  # each digit keeps a number
-                digits = [digit for digit, _ in held_out_pairs(value)]
-                fits = all(digits.count(digit) < 10 for digit in range(10))
-        else:
-            fits = value in CHOICES[field.name]
-        if not fits:
-            return field.name
-    return None
-
-
-def default_batch_size(recipe, train_images):
-    """The recipe's batch size, made smaller when there is less data than MNIST's 60,000 images.
-
-    A learned adder needs a certain number of steps, so the steps of an epoch are held about
-    constant: the size shrinks with the data, to the nearest power of two, and not below the
-    recipe's smallest. (A high rate needs larger batches, and exact addition has nothing to learn.)
+    A learned adder needs a certain number of steps, so we keep the steps of an epoch about constant: the size
+    is the nearest power of two, but not below smallest_batch (a high rate needs larger batches).
     """
-    scaled = recipe.batch_size * train_images / MNIST_TRAIN_IMAGES
+    scaled = recipe.batch_size * train_images / 60_000
     size = recipe.smallest_batch
     while size * 2**0.5 < scaled:
         size *= 2

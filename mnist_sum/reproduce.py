@@ -1,18 +1,24 @@
 """`python -m mnist_sum.reproduce`: train every registered model by its recipe and tabulate the results.
 
-Each run is train.py's own, in a folder of its own below --output-dir, so the command can be stopped
-at any time and resumes where it was when it is given again. After every run it writes the table to
-reproduction.md there, and a picture of parameters against accuracy to reproduction.png.
+Each run has a folder below --output-dir. The command can be stopped at any time; given again, it resumes.
 """
 
+import argparse
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mnist_sum import cli, console
-from mnist_sum.console import UserError
+from mnist_sum import cli
+from mnist_sum.recipes import RECIPES, Recipe, default_batch_size
 
-TABLE, PICTURE = "reproduction.md", "reproduction.png"
-# Digit and sum accuracy in percent as each source reports them (cited in models/README.md).
+if TYPE_CHECKING:
+    import torch
+
+    from mnist_sum.data import Data
+
+# digit and sum accuracy in percent, as each source reports them (cited in models/README.md)
 REPORTED = {
     "channel_fusion": (99.05, 98.51),
     "mlp_adder": (99.0, 98.0),
@@ -20,120 +26,88 @@ REPORTED = {
     "deep_adder": (99.11, 99.04),
     "compact": (99.17, 98.49),
 }
-# The best solution of the same task that was found: arg-max of the digit fed to the adder.
-BEST_ELSEWHERE = {"best other solution": (347_000, 99.54, 99.54)}  # parameters, digit, sum
 
 
-def main(argv):
-    args = cli.parse_reproduce(argv, __doc__)
-    folder = Path(args.output_dir)
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m mnist_sum.reproduce", description=__doc__)
+    add = parser.add_argument
+    add("--models", nargs="+", type=cli.model_name, default=list(RECIPES), metavar="NAME", help="default: all")
+    add(
+        "--seeds",
+        type=cli.positive_int,
+        default=3,
+        metavar="N",
+        help="runs of each, seeds 0 to N-1 (default: 3)",
+    )
+    add("--data-dir", metavar="DIR", help="where MNIST is (default: $MNIST_SUM_DATA, else data)")
+    add("--output-dir", default="runs/reproduction", metavar="DIR", help="default: runs/reproduction")
+    add("--device", default="auto", help="default: auto")
+    args = parser.parse_args(argv)
 
-    from mnist_sum.runs.folder import checkpoint_path
-    from mnist_sum.runs.series import architectures, train
-    from mnist_sum.system.files import check_output, folder_lock, make_folder, write_atomically
+    from mnist_sum.data import load_data
+    from mnist_sum.device import choose_device, keep_freed_memory
+    from mnist_sum.files import write_atomically
+    from mnist_sum.models import recipe_of
+    from mnist_sum.predict import load
+    from mnist_sum.report import comparison_row
 
-    teacher = None if args.teacher is None else checkpoint_path(args.teacher)
-    for name in TABLE, PICTURE:
-        check_output(folder / name, [teacher or ""])
-    found = architectures(args.models)
-    sha256 = "none" if teacher is None else teacher_sha256(teacher, found.values())
-    finished = {architecture: [] for architecture in found.values()}
-    with folder_lock(make_folder(folder)):
-        for seed in range(args.seeds):
-            for model, architecture in found.items():
-                run_folder = folder / f"{architecture.slug}-{seed}"
-                if code := train(model, run_folder, seed, "mnist", args.data_dir, teacher, sha256):
-                    return code
-                finished[architecture].append(run_figures(run_folder, args.data_dir, model))
-                table = results_table(finished, teacher)
-                write_atomically(folder / TABLE, table.encode("utf-8", "backslashreplace"))
-                draw(finished, folder / PICTURE)
-    console.note(table.rstrip())
-    return 0
-
-
-def teacher_sha256(path, architectures):
-    """The SHA-256 of the teacher's checkpoint; raises UserError, before a model is trained, where it cannot
-    teach one of the architectures."""
-    from mnist_sum.runs import checkpoint
-
-    stored = checkpoint.load(path, own=architectures)
-    split = stored["recipe"]["split"]
-    others = [each.name for each in architectures if each.recipe.split != split]
-    if others:
-        raise UserError(f"{path} cannot teach {', '.join(others)}, which have another split; "
-                        "choose the models with --models")  # fmt: skip
-    return stored["sha256"]
+    keep_freed_memory()
+    device, folder = choose_device(args.device), Path(args.output_dir)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(args.seeds):
+        for model in args.models:
+            recipe, name = recipe_of(model), Path(model).name.replace(".py:", "-")
+            data = load_data("mnist", args.data_dir, recipe.split)
+            finish_run(folder / f"{name}-{seed}", model, recipe, seed, data, device)
+            trained = load(folder / f"{name}-{seed}", args.device, [model])
+            row = comparison_row(trained, data)
+            row["seconds"] = sum(epoch["seconds"] for epoch in trained.info["history"])
+            rows.setdefault(trained.name, []).append(row)
+            table = results_table(rows)
+            write_atomically(folder / "reproduction.md", table.encode())
+    print(table)
 
 
-def results_table(finished, teacher=None):
-    """A Markdown table of {Architecture: [run_figures of each seed]}: means and standard deviations.
+def finish_run(folder: Path, model: str, recipe: Recipe, seed: int, data: "Data", device: "torch.device") -> None:
+    """Train, or go on training, the run in the folder until its last epoch; a finished one costs nothing."""
+    from mnist_sum import checkpoint
+    from mnist_sum.device import choose_precision
+    from mnist_sum.training import fit, new_state
 
-    Below it, where the runs had a teacher, the name of its file.
-    """
-    from mnist_sum.runs.series import mean_and_deviation
+    recipe = replace(recipe, batch_size=default_batch_size(recipe, len(data.train)))
+    path = folder / checkpoint.CHECKPOINT
+    if path.exists():
+        state, info = checkpoint.resume(path, device, [model])
+        if (state.recipe, state.seed, info["data"]["name"]) != (recipe, seed, data.name):
+            raise cli.UserError(f"{folder} holds a run with other settings; choose another --output-dir")
+    else:
+        state = new_state(model, recipe, seed, device, choose_precision("auto", device))
+    for _ in fit(state, data.train, data.test):
+        checkpoint.save(path, state, data)
 
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """ "mean ± standard deviation" over seeds."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def results_table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: means and standard deviations over the seeds, of {model: [comparison_row and seconds]}."""
     lines = [
-        "| model | parameters | digit % | sum % | joint % | consistent % | reported | epochs | seconds "
-        "| images/s | seeds | device |",
-        "|" + 12 * "---|",
+        "| model | parameters | digit % | sum % | joint % | consistent % | reported | seconds | images/s | seeds |"
     ]
-    for architecture, figures in finished.items():
-        if not figures:
-            continue
-        means = {
-            name: mean_and_deviation([row[name] for row in figures])
-            for name in ("digit", "sum", "joint", "consistency", "seconds")
-        }
-        reported = " / ".join(f"{figure:.2f}" for figure in REPORTED.get(architecture.name, ())) or "-"
-        speed = statistics.mean(row["images_per_second"] for row in figures)
-        lines.append(
-            f"| `{architecture.name}` | {figures[0]['parameters']:,} | {means['digit']} | {means['sum']} "
-            f"| {means['joint']} | {means['consistency']} | {reported} | {architecture.recipe.epochs} "
-            f"| {means['seconds']} | {speed:,.0f} | {len(figures)} | {figures[0]['device']} |"
-        )
-    note = "" if teacher is None else f"\nThe runs had a teacher (knowledge distillation): {teacher}\n"
-    return "\n".join(lines) + "\n" + note
-
-
-def draw(finished, path):
-    """The picture of parameters against accuracy of {Architecture: [run_figures of each seed]}."""
-    from mnist_sum.figures.plots import draw_parameters
-
-    models, others = {}, dict(BEST_ELSEWHERE)
-    for architecture, figures in finished.items():
-        if not figures:
-            continue
-        name, parameters = architecture.name, figures[0]["parameters"]
-        columns = [[row[output] for row in figures] for output in ("digit", "sum")]
-        deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
-        models[name] = (parameters, *zip(map(statistics.mean, columns), deviations, strict=True))
-        if name in REPORTED:
-            others[name] = (parameters, *REPORTED[name])
-    draw_parameters(models, others, path)
-
-
-def run_figures(folder, data_dir, model):
-    """Of the finished run of the model in the folder, a dict: digit, sum, joint and consistency in percent,
-    seconds, parameters, images_per_second, device."""
-    from mnist_sum import models
-    from mnist_sum.evaluation.errors import comparison
-    from mnist_sum.runs.folder import CHECKPOINT
-    from mnist_sum.runs.trained import load_all
-
-    own = [] if model in models.ARCHITECTURES else [model]
-    (trained,) = load_all([folder / CHECKPOINT], "cpu", own)
-    row = comparison(trained, trained.test_data(trained.stored["data"]["name"], data_dir))
-    figures = {output: 100 * row[f"{output}_accuracy"] for output in ("digit", "sum", "joint")}
-    return {
-        **figures,
-        "consistency": 100 * row["consistency"],
-        "seconds": sum(epoch["seconds"] for epoch in trained.stored["history"]),
-        "parameters": row["parameters"],
-        "images_per_second": row["images_per_second"],
-        "device": f"{trained.stored['environment']['device']}, {trained.stored['precision']}",
-    }
+    lines.append("|" + 10 * "---|")
+    for name, runs in rows.items():
+        keys = "digit_accuracy", "sum_accuracy", "joint_accuracy", "consistency"
+        cells = [f"`{name}`", f"{runs[0]['parameters']:,}"]
+        cells += [mean_and_deviation([100 * run[key] for run in runs]) for key in keys]
+        cells.append(" / ".join(f"{figure:.2f}" for figure in REPORTED.get(name, ())) or "-")
+        cells.append(mean_and_deviation([run["seconds"] for run in runs]))
+        cells.append(f"{statistics.mean(run['images_per_second'] for run in runs):,.0f}")
+        lines.append(f"| {' | '.join(cells)} | {len(runs)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    console.run_script(main, "mnist_sum.reproduce")
+    cli.run(main, "mnist_sum.reproduce")

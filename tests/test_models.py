@@ -1,163 +1,101 @@
-"""Every registered model, and the layer tables that the sources print, written down from them."""
-
-import copy
-import re
+"""The models: sizes as published, the contract, exact addition; custom models and what is wrong with some."""
 
 import pytest
 import torch
 
-from mnist_sum import models
-from mnist_sum.figures.layers import layer_rows, layer_table
-from mnist_sum.loss import summed_loss
-from mnist_sum.recipes import RECIPES
+from mnist_sum.cli import UserError
+from mnist_sum.data import BACKGROUND, one_hot
+from mnist_sum.models import ARCHITECTURES, build_model, recipe_of
+from mnist_sum.models.digit_classifier import Deskew
+from mnist_sum.models.exact_addition import add_exactly
+from tests.conftest import CUSTOM
 
-PUBLISHED = {
-    "channel_fusion": """
-        Conv2d 7,26,26 70 | Linear 1,676 7436
-        Conv2d 16,24,24 1168 | MaxPool2d 16,12,12 0 | BatchNorm2d 16,12,12 32
-        Conv2d 32,10,10 4640 | MaxPool2d 32,5,5 0 | BatchNorm2d 32,5,5 64
-        Conv2d 64,3,3 18496 | Linear 10 5770 | Linear 19 10963
-    """,
-    # This source prints its modules in the order of their making, without shapes; it uses each pool
-    # after every second convolution, which gives these.
-    "linear_adder": """
-        Conv2d 16,28,28 160 | Conv2d 32,28,28 4640 | MaxPool2d 32,14,14 0
-        Conv2d 64,14,14 18496 | Conv2d 64,14,14 36928 | MaxPool2d 64,7,7 0
-        Conv2d 128,5,5 73856 | Conv2d 256,3,3 295168 | Conv2d 10,1,1 23050 | Linear 19 380
-    """,
-    "deep_adder": """
-        Conv2d 10,26,26 90 | BatchNorm2d 10,26,26 20 | ReLU 10,26,26 0 | Dropout 10,26,26 0
-        Conv2d 10,24,24 900 | BatchNorm2d 10,24,24 20 | ReLU 10,24,24 0 | Dropout 10,24,24 0
-        Conv2d 15,22,22 1350 | BatchNorm2d 15,22,22 30 | ReLU 15,22,22 0 | MaxPool2d 15,11,11 0
-        Conv2d 10,1,1 18150 | MNISt 10,10 0
-        Linear 32 672 | BatchNorm1d 32 64 | ReLU 32 0 | Dropout 32 0
-        Linear 64 2112 | BatchNorm1d 64 128 | ReLU 64 0 | Dropout 64 0
-        Linear 128 8320 | BatchNorm1d 128 256 | ReLU 128 0 | Dropout 128 0
-        Linear 19 2451
-    """,
-    "compact": """
-        Conv2d 8,28,28 72 | ReLU 8,28,28 0 | BatchNorm2d 8,28,28 16
-        Conv2d 16,28,28 1152 | ReLU 16,28,28 0 | BatchNorm2d 16,28,28 32
-        Conv2d 8,28,28 136 | MaxPool2d 8,14,14 0 | Dropout 8,14,14 0
-        Conv2d 8,14,14 576 | ReLU 8,14,14 0 | BatchNorm2d 8,14,14 16
-        Conv2d 16,14,14 1152 | ReLU 16,14,14 0 | BatchNorm2d 16,14,14 32
-        Conv2d 8,14,14 136 | MaxPool2d 8,7,7 0 | Dropout 8,7,7 0
-        Conv2d 8,7,7 576 | ReLU 8,7,7 0 | BatchNorm2d 8,7,7 16
-        Conv2d 16,7,7 1152 | ReLU 16,7,7 0 | BatchNorm2d 16,7,7 32
-        Conv2d 8,7,7 136 | MaxPool2d 8,3,3 0 | Dropout 8,3,3 0
-        Conv2d 16,1,1 1152 | Conv2d 10,1,1 160
-        Linear 20 400 | BatchNorm1d 20 40 | ReLU 20 0 | Linear 19 380
-    """,
+PARAMETERS = {
+    "channel_fusion": 48_639,
+    "mlp_adder": 40_493,
+    "linear_adder": 452_678,
+    "deep_adder": 34_563,
+    "compact": 7_364,
+    "tiny": 7_274,
+    "large": 465_930,
 }
-UNPUBLISHED = {"mlp_adder": 40_493, "tiny": 7_274, "large": 465_930}  # parameters of the other models
-MEMBERS = {"tiny": (1,), "large": (5,)}  # the leading axis of an ensemble's logits in training
 
 
-def are_raw(logits):
-    """Whether these are neither probabilities nor their logarithms, which add up to 1."""
-    ones = torch.ones(logits.shape[:-1])
-    return not any(torch.allclose(sums, ones) for sums in (logits.sum(-1), logits.exp().sum(-1)))
-
-
-@pytest.fixture(params=RECIPES)
-def name(request):
-    return request.param
-
-
-@pytest.fixture
-def model(name):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sizes_and_outputs(name):
     torch.manual_seed(0)
-    return models.build(name)
-
-
-@pytest.fixture
-def batch():
-    image = torch.randn(6, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    digit, number = torch.arange(6), torch.arange(4, 10)
-    return image, torch.nn.functional.one_hot(number, 10).float(), digit, digit + number
-
-
-def test_every_recipe_has_an_architecture_and_the_three_shipped_models_are_there():
-    assert list(models.ARCHITECTURES) == list(RECIPES)
-    assert [name for name in RECIPES if models.shipped(name).is_file()] == ["compact", "tiny", "large"]
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_summary_shows_the_published_rows(name):
-    published = [row.split() for row in re.split(r"[|\n]", PUBLISHED[name].strip())]
-    rows = [
-        [layer.split("-")[0], ",".join(re.findall(r"(?<!-)\b\d+", shape)), str(parameters)]
-        for layer, shape, parameters in layer_rows(models.build(name))
-    ]
-    assert rows == published
-
-
-def test_number_of_parameters(name, model):
-    rows = re.split(r"[|\n]", PUBLISHED.get(name, "").strip())
-    expected = UNPUBLISHED.get(name) or sum(int(row.split()[-1]) for row in rows)
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_outputs_are_raw_logits_of_the_contracted_shapes(training, name, model, batch):
-    digit_logits, sum_logits = model.train(training)(*batch[:2])
-    members = MEMBERS.get(name, ()) if training else ()
-    assert digit_logits.shape == (*members, 6, 10)
-    assert sum_logits.shape == (*members, 6, 19)
-    assert are_raw(digit_logits) and are_raw(sum_logits)
-
-
-@pytest.mark.parametrize("softmax", [torch.softmax, torch.log_softmax])
-@pytest.mark.parametrize("output", [0, 1])
-def test_a_softmax_inside_a_model_is_not_raw(softmax, output, model, batch):
-    def mutate(model, inputs, outputs):
-        return [softmax(logits, -1) if i == output else logits for i, logits in enumerate(outputs)]
-
-    model.register_forward_hook(mutate)
-    assert [are_raw(logits) for logits in model(*batch[:2])] == [i != output for i in range(2)]
-
-
-def test_every_parameter_gets_a_finite_gradient(model, batch):
-    image, number, digit, total = batch
-    loss, _, _ = summed_loss(*model(image, number), digit, total)
-    assert torch.isfinite(loss)
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@torch.no_grad()
-def test_evaluation_mode_is_deterministic_and_independent_of_the_rest_of_the_batch(model, batch):
-    image, number, _, _ = batch
+    model = build_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    image, number = torch.randn(4, 1, 28, 28), one_hot(torch.tensor([0, 3, 9, 9]))
+    digit_logits, sum_logits = model(image, number)
+    assert digit_logits.shape[-2:] == (4, 10)
+    assert sum_logits.shape[-2:] == (4, 19)
     model.eval()
-    first, again, alone = model(image, number), model(image, number), model(image[:1], number[:1])
-    for one, two, single in zip(first, again, alone, strict=True):
-        assert torch.equal(one, two)
-        torch.testing.assert_close(one[:1], single)
+    outputs, joined = model(image, number), model.join(model.encode(image), number)
+    assert all(map(torch.equal, outputs, joined))
+    assert not torch.equal(outputs[1], model(image, number.flip(0))[1])
 
 
-@torch.no_grad()
-def test_sum_logits_depend_on_the_number(model, batch):
-    image, number, _, _ = batch
-    model.eval()
-    assert not torch.allclose(model(image, number)[1], model(image, number.roll(1, 1))[1])
+def test_exact_addition_moves_the_digits_probabilities():
+    logits, numbers = torch.randn(10, 10), torch.arange(10)
+    probabilities = add_exactly(logits, one_hot(numbers)).softmax(1)
+    for number in range(10):
+        assert torch.allclose(probabilities[number, number : number + 10], logits[number].softmax(0))
+    assert torch.allclose(probabilities.sum(1), torch.ones(10))
 
 
-@torch.no_grad()
-def test_forward_is_join_after_encode(model, batch):
-    image, number, _, _ = batch
-    model.eval()
-    for whole, parts in zip(model(image, number), model.join(model.encode(image), number), strict=True):
-        assert torch.equal(whole, parts)
+def test_deskewing_makes_a_leaning_stroke_upright():
+    image = torch.full((1, 1, 28, 28), BACKGROUND)
+    for row in range(4, 24):
+        image[0, 0, row, 20 - row // 2 : 23 - row // 2] = 2.0
+    widths = [((each[0, 0] > 0).any(0)).sum().item() for each in (image, Deskew()(image))]
+    assert widths[1] <= 5 < 10 < widths[0]
+    blank = torch.full((1, 1, 28, 28), BACKGROUND)
+    assert torch.allclose(Deskew()(blank), blank)
 
 
-def test_summary_leaves_model_and_random_state_unchanged(model):
-    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert model.training
-    layer_table(model)
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), random_state)
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[key]), key
+def test_a_custom_model_has_the_recipe_of_its_file(custom):
+    recipe = recipe_of(custom)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (2, 16, "adam")
+    assert build_model(custom).training
+
+
+JOIN = """    encode = lambda self, image: image
+    join = lambda self, image, number: [3 * each for each in self(image, number)]
+
+    def forward"""
+MISTAKES = {
+    r"has to return \(digit_logits": ("return self.layer(", "return 2 * self.layer("),
+    r"sum_logits has to be \(B, 19\)": ("(10, 19), 1)", "(10, 18, 1), 1)[:2]"),
+    "are probabilities": (".split((10, 19), 1)", ".softmax(1)[:, :19].split((10, 9), 1)[0].softmax(1), None"),
+    "holds NaN": ("self.layer(torch", "self.layer(float('nan') * torch"),
+    "no parameters": ("torch.nn.Linear(794, 29)", "lambda x: torch.zeros(len(x), 29)"),
+    "not a torch.nn.Module": ("class Net(torch.nn.Module):", "def Net(): return 3\nclass Other:"),
+    "no class or function Net": ("class Net", "class Nets"),
+    "RECIPE of": ('"epochs": 2', '"epoch": 2'),
+    "schedule is 'cosine'": ('"epochs": 2', '"schedule": "cosine"'),
+    "is not forward": ("    def forward", JOIN),
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_in_a_custom_model_is_one_line(line, custom, tmp_path):
+    (tmp_path / "net.py").write_text(CUSTOM.replace(*MISTAKES[line]))
+    with pytest.raises(UserError, match=line) as error:
+        recipe_of(custom) and build_model(custom)
+    assert "\n" not in str(error.value)
+
+
+def test_errors_in_a_custom_file_keep_their_traceback(custom, tmp_path):
+    (tmp_path / "net.py").write_text(CUSTOM.replace("794", "795"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        build_model(custom)
+    with pytest.raises(UserError, match="there is no model"):
+        build_model("nowhere.py:Net")
+
+
+def test_lazy_layers_and_neighboring_files_work(custom, tmp_path):
+    (tmp_path / "layers_of_mine.py").write_text("import torch\nLinear = torch.nn.LazyLinear\n")
+    text = CUSTOM.replace("import torch", "import torch\nfrom layers_of_mine import Linear")
+    (tmp_path / "net.py").write_text(text.replace("torch.nn.Linear(794, 29)", "Linear(29)"))
+    assert build_model(custom).layer.weight.shape == (29, 794)

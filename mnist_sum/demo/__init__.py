@@ -1,3 +1,1 @@
-"""A web page to draw a digit on, which shows what the models predict: `python -m mnist_sum.demo`."""
-
-HOST = "127.0.0.1"
+"""A web page to draw digits on, which shows what the models predict: `python -m mnist_sum.demo`."""

@@ -1,63 +1,52 @@
-"""`python -m mnist_sum.demo`: a page on which to draw or photograph digits, with what the models predict.
+"""A page to draw or photograph digits on. From another computer: ssh -L 8888:localhost:7860 THIS_ONE"""
 
-The page is served to this machine alone and loads nothing from any other. It needs the extra `demo`.
-"""
+import argparse
+import os
+import socket
+import sys
+from importlib.util import find_spec
 
-from mnist_sum import console  # alone: until run_script() Ctrl-C ends in a traceback
-from mnist_sum.demo import HOST
+from mnist_sum import cli
+from mnist_sum.recipes import DEFAULT_MODEL
+
+LOCAL = ["127.0.0.1", "localhost"]
 
 
-def main(argv):
-    from importlib.util import find_spec
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m mnist_sum.demo", description=__doc__)
+    add = parser.add_argument
+    add("--port", type=cli.nonnegative_int, default=7860, help="0: any free one (default: %(default)s)")
+    add("--host", default=LOCAL[0], help="0.0.0.0: for use in a container (default: %(default)s)")
+    add("--checkpoint", nargs="+", action="extend", default=[], metavar="FILE", help="your own models")
+    add("--model", nargs="+", action="extend", default=[], type=cli.model_name, metavar="FILE.py:NAME",
+        help="the custom models among them")  # fmt: skip
+    args = parser.parse_args(argv)
 
-    from mnist_sum import cli
-
-    args = cli.parse_demo(argv, __doc__)
     if find_spec("gradio") is None:
-        raise console.UserError("the page needs gradio; install it with: pip install -e '.[demo]'")
-    with listen(args.port) as listener:
-        console.note("loading the models and gradio ...")
-        models = load_models(args.checkpoint or (), args.model or ())
-
-        from mnist_sum.demo.server import serve
-
-        serve(models, listener)
-
-
-def listen(port):
-    """Listen on the port of this machine's loopback address -> the socket.
-
-    Raises UserError where the port cannot be used.
-    """
-    import os
-    import socket
-
+        raise cli.UserError("the page needs gradio; install it with: pip install -e '.[demo]'")
     try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        reason = os.strerror(error.errno)  # the error's own text repeats the address
-        raise console.UserError(
-            f"cannot use port {port} of {HOST}: {reason}; choose another with --port"
-        ) from None
+        listener = socket.create_server((args.host, args.port))
+    except (OSError, OverflowError) as error:
+        raise cli.UserError(f"cannot use port {args.port}: {error}; choose another with --port") from None
+    local = args.host in LOCAL
+    if not local:
+        print(f"warning: everyone who can reach {args.host} can use the page", file=sys.stderr)
+    print("loading the models and gradio ...", flush=True)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    import uvicorn
 
+    from mnist_sum import predict
+    from mnist_sum.demo.page import build_app
+    from mnist_sum.models import WEIGHTS
 
-def load_models(paths=(), own=()):
-    """Load the checkpoints at the paths, then the default model, then the other shipped ones.
-
-    own: "FILE.py:NAME" of the user's own networks among them. -> {name or path: model on the CPU}.
-    Raises UserError where one cannot be loaded.
-    """
-    from mnist_sum import models
-    from mnist_sum.recipes import DEFAULT_MODEL
-    from mnist_sum.runs import checkpoint
-
-    shipped = sorted(
-        models.WEIGHTS.glob("*.safetensors"), key=lambda path: (path.stem != DEFAULT_MODEL, path)
-    )
-    files = {str(path): path for path in paths} | {path.stem: path for path in shipped}
-    own = [models.find(model) for model in own]
-    return {name: checkpoint.load_model(path, "cpu", own=own)[0] for name, path in files.items()}
+    shipped = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    names = dict.fromkeys([*args.checkpoint, DEFAULT_MODEL, *shipped])
+    models = {name: predict.load(name, "cpu", custom=args.model).model for name in names}
+    app = build_app(models, hosts=LOCAL if local else ["*"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    print(f"the page: http://localhost:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    console.run_script(main, "mnist_sum.demo")
+    cli.run(main, "python -m mnist_sum.demo")

@@ -1,5 +1,5 @@
 // gradio runs this once the canvas is there. element: its HTML. props.value: the drawing as a PNG or the
-// photograph as a JPEG data URL, "" while there is none; the server sees every change of it.
+// photograph as a JPEG data URL, "" while there is none, or why there is none; the server sees every change.
 const LONGEST = 2000;  // pixels of a photograph's longer side
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
 let last = null, due = null, photograph = false;
@@ -49,7 +49,7 @@ async function show(file) {
         canvas.classList.toggle("photograph", photograph = true);
         props.value = canvas.toDataURL("image/jpeg", 0.9);
     } catch {
-        props.value = "no image";
+        props.value = "This is no image that your browser can show; choose a JPEG or PNG file";
     }
 }
 

@@ -1,292 +1,299 @@
-"""A page with one or several digits -> each digit, in reading order.
+"""A picture with one or several digits -> each digit, in reading order, as an image like MNIST's.
 
-Found in five steps: what is darker than the paper; the connected shapes of that, parted from the lines of
-the paper that they touch; which of these are strokes, and large and dark enough for a digit; the strokes of
-a broken digit together; the digits in lines. All sizes below are in pixels of the working copy, whose
-longer side is at most SIDE, unless they say otherwise. "Usual" is the median of the page's shapes, weighted
-by their areas.
+Lengths are in pixels of a working copy. "Usual" is the median of a page's shapes, weighted by their areas.
 """
 
+import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from torch.nn.functional import pad
+from torch import Tensor
 
-from mnist_sum.console import UserError
-from mnist_sum.images.novelty import unlike_digits
-from mnist_sum.images.prepare import BLOB, HOLES, as_mnist, single_digit
-from mnist_sum.images.reading_order import reading_order
+from mnist_sum.cli import UserError
+from mnist_sum.images.decode import Source, decode
+from mnist_sum.images.lines import line_pixels
+from mnist_sum.images.mnist_like import EIGHT, Ink, Mask, mnist_like, stroke_width
+from mnist_sum.images.novelty import THRESHOLD, novelty
 
-SIDE, LEAST = 1600, 200  # an image that is smaller is enlarged
 MOST = 200  # digits on a page
-TOO_MANY = f"there are more than {MOST} shapes on the page; photograph a part of it"
-
-WINDOW = 0.13  # of the longer side: what is narrower than this may be a stroke
-DARKEST = 400  # pixels whose mean is the darkest ink
-FAINTEST = 0.08  # of the paper's brightness: by how much the darkest ink is darker
-LEVELS = 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what is ink; the higher ones part what is too large
-GRAIN = 12  # pixels of a shape: smaller ones are noise
-NET = 0.4  # of the longer side: a shape larger than this may be lines of the paper with digits on them
-BORDER = 2  # pixels from the image's border: what comes closer is cut by it, a table say
-
-DIRT, FAINT = 0.04, 0.6  # of the usual area and darkness: what is smaller or fainter is no digit's stroke
+SMALLEST_SIDE = 200  # of the working copy's longer side; what is smaller is enlarged
+FAINTEST = 0.08  # of the paper's brightness: by how much ink is darker
+STRONG = 0.45  # of the darkest ink: every digit has some that is as dark
+LEVELS = 0.15, 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what hangs on strong ink is ink; higher ones part digits
+GRAIN, BORDER = 12, 3  # pixels of a shape, or it is noise; pixels along the page's border, where shapes are cut
+LINE, THROUGH = 2.5, 0.5  # usual heights, and of the page: the length of a ruled line
+DIRT, FAINT = 0.04, 0.5  # of the usual area and darkness: what is smaller or fainter is no digit's stroke
 PART, GAP = 0.75, 0.15  # of the usual height: a digit's part is lower, and no farther from the rest of it
-WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this is several digits, touching
-SMALLEST, FLATTEST = 0.5, 0.25  # of the usual height: a digit's longer side, and its height
-TALLEST, WIDEST = 2.2, 5.0  # of the usual height: what is taller or wider are no digits, touching or not
-CONTRAST = 20  # of 255: between a digit and the paper around it
-WIDEST_STROKE = 0.08  # of the longer side, on a page of several digits
-PARTS = 3  # of a single digit with wider strokes
-RIVAL = 0.5  # of the tallest digit's height: a lower one does not make the page one of several
-PREPARED = 100  # the longer side from which a digit is scaled to 28x28
-EIGHT = np.ones((3, 3))  # a pixel's neighbours
+WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this may be several digits
+LEAST, FLATTEST, TALLEST, WIDEST = 0.5, 0.25, 2.2, 5.0  # of the usual height: longer side, heights, width
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A digit on a page.
+class Digit:
+    """A digit of a page."""
 
-    line, and place within the line, count from 1. box: (left, top, right, bottom), right and bottom
-    exclusive, in pixels of the image. pixels: uint8 (28, 28), like an image of MNIST. touching: whether
-    these are, by their shape, several digits that touch.
-    """
-
-    line: int
+    line: int  # from 1, as place
     place: int
-    box: tuple
-    pixels: torch.Tensor
-    touching: bool
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the full-size upright picture
+    pixels: Tensor  # uint8 (28, 28), like MNIST's
+    doubt: str  # why it may be no digit, or ""
 
 
-def find_digits(image):
-    """Find the digits on an RGB image (PIL) -> a list of Found, in reading order.
+@dataclass(frozen=True)
+class Page:
+    """A picture that was read."""
 
-    A single one is prepared as prepare() does. Raises UserError where there is none, or more than MOST.
-    """
-    shapes, scale, dark = _digits_of(image)
-    if len(shapes) > MOST:
-        raise UserError(TOO_MANY)
-    try:
-        single = single_digit(image)
-    except UserError:
-        if not shapes:
-            raise
-    else:
-        if _is_alone(single, shapes, dark, image.size):
-            return [Found(1, 1, single.box, single.pixels, False)]
-    found = []
-    for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
-        for place, shape in enumerate((shapes[member] for member in members), 1):
-            box = tuple(round(side * scale) for side in shape.box)
-            found.append(Found(line, place, box, shape.pixels(), shape.touching))
-    return found
+    image: Image.Image  # RGB, upright, reduced
+    scale: float  # pixels of the full-size picture per pixel of the image
+    digits: list[Digit]  # in reading order
+    turned: int  # degrees clockwise, beyond what the file says of its orientation
 
 
-def _is_alone(single, shapes, dark, size):
-    """Whether the single digit is all there is on an image of this (width, height), and the shapes are not.
+class Shape:
+    """A stroke, a digit or a line on a page: mask says which of the ink in its box is its own."""
 
-    dark: whether the shapes are dark on light.
-    """
-    if not shapes:
-        return True
-    if single.dark != dark:  # the shapes are what its strokes enclose, or it is the sheet that they are on
-        parts = unlike_digits(torch.stack([shape.pixels() for shape in shapes]))
-        return parts.float().mean() > 0.5 and not unlike_digits(single.pixels[None]).item()
-    tallest = max(shape.height for shape in shapes)
-    if sum(shape.height > RIVAL * tallest for shape in shapes) < 2:
-        return True
-    thick = single.stroke > WIDEST_STROKE * max(size) and _is_inside(single.box, size)  # it fell apart
-    return thick and len(shapes) <= PARTS and not unlike_digits(single.pixels[None]).item()
-
-
-@dataclass
-class _Shape:
-    """Connected ink: its box, as Found has it, the ink in the box, [0, 1], and which of that is its own."""
-
-    box: tuple
-    ink: np.ndarray
-    mask: np.ndarray
-    touching: bool = False
-
-    def __post_init__(self):
+    def __init__(self, page: Ink, mask: Mask, top: int, left: int) -> None:
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        self.mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         self.height, self.width = self.mask.shape
-        self.longer, self.area = max(self.mask.shape), int(self.mask.sum())
-        self.darkness = float(self.ink[self.mask].mean())
+        self.left, self.top = left + int(columns[0]), top + int(rows[0])
+        self.box = self.left, self.top, self.left + self.width, self.top + self.height
+        self.page, self.part = page, np.s_[self.top : self.box[3], self.left : self.box[2]]
+        self.ink, self.longer, self.area = page[self.part], max(self.mask.shape), np.count_nonzero(self.mask)
+        self.darkness = float(np.quantile(self.ink[self.mask], 0.7, method="lower"))
+        self.stroke = stroke_width(self.mask)
 
-    @property
-    def thickness(self):
-        """The mean width of its strokes, the area over half the outline, as a share of its longer side."""
-        outline = self.area - ndimage.binary_erosion(self.mask, EIGHT).sum()
-        return 2 * self.area / outline / self.longer
+    @cached_property
+    def pixels(self) -> Tensor:
+        return mnist_like(self.ink / max(self.darkness, 1e-6), self.mask)
 
-    def is_stroke(self, size):
-        """Whether it may be a pen's on a page of this (height, width): no blob, and not cut by the border."""
-        return _is_inside(self.box, size[::-1]) and self.thickness < BLOB
+    @cached_property
+    def novelty(self) -> float:
+        return novelty(self.pixels[None]).item()
 
-    def is_net(self, size):
-        """Whether it may be the lines of a page of this (height, width), and digits on them."""
-        if self.longer < NET * max(size):
-            return False
-        if not _is_inside(self.box, size[::-1]) or self.width > WIDE * self.height:
-            return True
-        labels, _ = ndimage.label(np.pad(~self.mask, 1, constant_values=True))
-        return (np.bincount(labels.ravel())[2:] > GRAIN).sum() > HOLES  # 0: the shape, 1: around it
-
-    def apart(self, other):
+    def apart(self, other: "Shape") -> int:
         """How far the boxes are apart, negative where they overlap."""
         return max(max(self.box[i] - other.box[i + 2], other.box[i] - self.box[i + 2]) for i in (0, 1))
 
-    def joined(self, other):
-        """Both as one shape."""
-        left, top = (min(self.box[i], other.box[i]) for i in (0, 1))
-        right, bottom = (max(self.box[i], other.box[i]) for i in (2, 3))
-        ink, mask = (
-            np.zeros((bottom - top, right - left), np.float32),
-            np.zeros((bottom - top, right - left), bool),
-        )
+    def is_in(self, other: "Shape") -> bool:
+        return all(other.box[i] < self.box[i] and self.box[i + 2] < other.box[i + 2] for i in (0, 1))
+
+    def is_plus(self) -> bool:
+        """Whether there is ink in the middle (a 0 has none there) and of each side, but none in the corners."""
+        picture = Image.fromarray(self.mask.astype(np.uint8) * 255)
+        cells = np.asarray(picture.resize((5, 5), Image.Resampling.BOX)) / 255
+        corners = [cells[y : y + 2, x : x + 2].mean() for y in (0, 3) for x in (0, 3)]
+        arms = cells[0, 2], cells[2, 0], cells[4, 2], cells[2, 4], cells[2, 2]
+        return max(corners) < 0.2 < min(arms) and self.novelty > 0.05
+
+    def contrast(self, pixels: Pixels) -> float:
+        """The relative difference in color to the side where it is least: a sheet's edge has one like the sheet."""
+        (left, top, right, bottom), far = self.box, max(3, self.longer // 3)
+        rows, columns = self.part
+        sides = [pixels[rows, max(0, left - far) : left], pixels[rows, right : right + far]]
+        sides += [pixels[max(0, top - far) : top, columns], pixels[bottom : bottom + far, columns]]
+        inside = np.median(pixels[self.part][self.mask], axis=0)
+        colors = [np.median(side, axis=(0, 1)) for side in sides if side.size]
+        return min(((np.abs(inside - c) / np.maximum(inside, c).clip(32)).max() for c in colors), default=0)
+
+    def joined(self, other: "Shape") -> "Shape":
+        mask = np.zeros(self.page.shape, bool)
         for shape in (self, other):
-            x, y = shape.box[0] - left, shape.box[1] - top
-            part = np.s_[y : y + shape.height, x : x + shape.width]
-            ink[part] = np.maximum(ink[part], shape.ink)
-            mask[part] |= shape.mask
-        return _Shape((left, top, right, bottom), ink, mask)
-
-    def pixels(self):
-        """uint8 (28, 28), like an image of MNIST."""
-        size = [max(1, round(side * PREPARED / self.longer)) for side in (self.width, self.height)]
-        pictures = (Image.fromarray(values.astype(np.float32)) for values in (self.ink, self.mask))
-        ink, mask = (
-            torch.from_numpy(np.array(each.resize(size, Image.Resampling.BICUBIC))) for each in pictures
-        )
-        margin = [PREPARED // 8] * 4  # thin strokes are made wider
-        return as_mnist(pad(ink.clamp(0, 1), margin), pad(mask, margin) > 0.5)
+            mask[shape.part] |= shape.mask
+        return Shape(self.page, mask, 0, 0)
 
 
-def _is_inside(box, size):
-    """Whether the border of a page of this (width, height) does not cut what is in the box."""
-    left, top, right, bottom = box
-    return min(left, top, size[0] - right, size[1] - bottom) > BORDER
+def read_page(source: Source) -> Page:
+    """Find the digits in a picture: a path, a file's bytes or PIL's.
+
+    Raises UserError, with the path if there is one, where it cannot be read or has no digits, or over MOST.
+    """
+    try:
+        image, scale = decode(source)
+        # one digit that fills the picture is never taken for a page's lines, nor cut
+        ink, pixels, shapes = _look(image, alone=True)
+        if len(shapes) != 1 or shapes[0].longer < 0.15 * max(ink.shape) or shapes[0].novelty > THRESHOLD:
+            page = _look(image, alone=False)
+            ink, pixels, shapes = page if page[2] or len(shapes) != 1 else (ink, pixels, shapes)  # one, in doubt
+        if not shapes:
+            raise UserError("no digit found: nothing stands out from the paper; use a darker pen or more light")
+        if len(shapes) > MOST:
+            raise UserError(f"there are more than {MOST} shapes on the page; photograph a part of it")
+    except UserError as error:
+        raise UserError(f"{source}: {error}" if isinstance(source, str | os.PathLike) else str(error)) from None
+    # a page mostly in doubt may lie on its side: the turn with clearly less doubt wins
+    turned, doubt = 0, np.mean([shape.novelty for shape in shapes])
+    if len(shapes) > 1 and doubt > 0.4:
+        turns = [_digits(np.rot90(ink, -n), np.rot90(pixels, -n), False) for n in (1, 2, 3)]
+        doubts = [float(np.mean([s.novelty for s in turn])) if len(turn) > 1 else 1 for turn in turns]
+        if min(doubts) < doubt - 0.2:
+            shapes, turned = turns[np.argmin(doubts)], 90 * (int(np.argmin(doubts)) + 1)
+    scale_to_box, digits = scale * max(image.size) / max(ink.shape), []
+    height = _usual(shapes, "height")
+    for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
+        for place, shape in enumerate((shapes[i] for i in members), 1):
+            reason = "perhaps no digit" if shape.novelty > THRESHOLD else ""
+            several = shape.width > max(WIDE * height, 1.1 * shape.height) or shape.height > TALL * height
+            if several and (len(shapes) > 1 or reason):
+                reason = "touching: perhaps several digits"
+            left, top, right, bottom = (round(side * scale_to_box) for side in shape.box)
+            digits.append(Digit(line, place, (left, top, right, bottom), shape.pixels, reason))
+    return Page(image.rotate(-turned, expand=True), scale, digits, turned)
 
 
-def _digits_of(image):
-    """The digits on the image, a list of _Shape in no order; how many pixels of the image are one of their
-    boxes'; and whether they are dark on light."""
-    scale = max(image.size) / min(SIDE, max(LEAST, *image.size))
-    size = [max(1, round(side / scale)) for side in image.size]
+def _look(image: Image.Image, alone: bool) -> tuple[Ink, Pixels, list[Shape]]:
+    """Ink (H, W), pixels (H, W, 3) and the digits on them; alone: look for one that fills the picture."""
+    scale = min(300 if alone else 1600, max(SMALLEST_SIDE, *image.size)) / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
-    # Dark strokes on light paper, or light ones on dark: those that stand out more, and are thinner, are
-    # ink; the others are what it encloses.
-    kinds = []
-    for view in (pixels, 255 - pixels):
-        kinds.append([(_contrast(pixels, shape), shape) for shape in _digits(_ink(view))])
-    digits = max(kinds, key=lambda kind: sum(contrast / s.thickness for contrast, s in kind))
-    return [shape for contrast, shape in digits if contrast > CONTRAST], scale, digits is kinds[0]
+    # dark ink on light paper, or light on dark: the other is what strokes enclose
+    inks = [_ink(view, 0.3 if alone else 0.13) for view in (pixels, 255 - pixels)]
+    found, evidence = [_digits(ink, pixels, alone) for ink in inks], []
+    for own, others in (found, found[::-1]):
+        outer = [s for s in own if not any(s.is_in(o) and o.stroke < 2 * s.stroke for o in others)]
+        evidence.append(sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in outer))
+    likelier = int(evidence[1] > evidence[0])
+    return inks[likelier], pixels, found[likelier]
 
 
-def _ink(pixels):
-    """How much darker each pixel is than the paper around it, float32 (H, W); 1: as the darkest ink.
+def _ink(pixels: Pixels, window: float) -> Ink:
+    """How much darker each pixel is than the paper around it, (H, W); 1: as the darkest ink.
 
-    The paper is what is left when all that is dark and narrow is filled in (a morphological closing), which
-    keeps the edges of shadows. In a shadow ink differs less from its paper, so the ratio counts.
+    The paper is what is left when all that is dark and narrower than the window, as a share of the longer side,
+    is filled in (a morphological closing), which keeps the edges of shadows.
     """
-    window = 2 * round(WINDOW * max(pixels.shape) / 2) + 1
-    # A table along the border goes on beyond it ("nearest"), else it would be as narrow as a stroke.
-    paper = ndimage.grey_closing(pixels, (window, window, 1), mode="nearest").astype(np.float32)
-    ink = ((paper - pixels) / paper.clip(64)).max(2)
-    grain, count = np.median(ink), max(1, min(DARKEST, ink.size // 400))
-    darkest = np.partition(ink.ravel(), -count)[-count:].mean() - grain
-    if darkest < max(FAINTEST, 3 * grain):
-        return np.zeros_like(ink)
-    return ((ink - grain) / darkest).clip(0, 1)
+    width = 2 * round(window * max(pixels.shape) / 2) + 1
+    halo = width // 8 | 1  # pixels; a camera's sharpening and JPEG leave narrow bright rims around strokes
+    paper = ndimage.grey_opening(pixels, (halo, halo, 1), mode="nearest")
+    paper = ndimage.grey_closing(paper, (width, width, 1), mode="nearest").astype(np.float32)
+    ink = ((paper - pixels) / paper.clip(64)).max(2)  # a ratio, as in a shadow ink differs less
+    count = max(1, min(400, ink.size // 400))
+    darkest = np.partition(ink.ravel(), -count)[-count:].mean()
+    # where light falls off the paper itself is darker than the closing: its local level goes
+    step = max(1, width // 6)
+    level = ndimage.percentile_filter(ink[step // 2 :: step, step // 2 :: step], 40, 2 * width // step)
+    level = Image.fromarray(level.clip(0, 0.2 * darkest)).resize(ink.shape[::-1], Image.Resampling.BILINEAR)
+    ink -= np.asarray(level)
+    is_blank = darkest < max(FAINTEST, 6 * np.median(np.abs(ink)))
+    return np.zeros_like(ink) if is_blank else (ink / darkest).clip(-1, 1)
 
 
-def _contrast(pixels, shape):
-    """The difference between the shape's colour and that of what is around it, of 255, where that is least.
-
-    It is looked at on each side: what lies along the edge of a sheet is on one side like the sheet.
-    """
-    left, top, right, bottom = shape.box
-    margin = max(3, shape.longer // 3)
-    rows, columns = slice(top, bottom), slice(left, right)
-    sides = (
-        pixels[rows, max(0, left - margin) : left], pixels[rows, right : right + margin],
-        pixels[max(0, top - margin) : top, columns], pixels[bottom : bottom + margin, columns],
-    )  # fmt: skip
-    inside = np.median(pixels[rows, columns][shape.mask], axis=0)
-    return min(np.abs(inside - np.median(side, axis=(0, 1))).max() for side in sides if side.size)
-
-
-def _digits(ink):
-    """Those shapes of the ink that are digits, each with its parts."""
-    size = ink.shape
-    sure = _shapes(ink, LEVELS[1:], lambda shape: shape.is_net(size))
-    sure = [shape for shape in sure if shape.is_stroke(size) and not shape.is_net(size)]
-    if not sure:
-        return []
-    usual, darkness, area = (
-        _weighted_median([getattr(shape, name) for shape in sure], [shape.area for shape in sure])
-        for name in ("height", "darkness", "area")
-    )
-    strokes = [
-        shape for shape in _shapes(ink, LEVELS, lambda s: s.width > WIDE * usual or s.height > TALL * usual)
-        if shape.area > DIRT * area and shape.darkness > FAINT * darkness and shape.is_stroke(size)
-    ]  # fmt: skip
-    if len(strokes) > 4 * MOST:
-        raise UserError(TOO_MANY)
-    digits = []
-    for stroke in sorted(strokes, key=lambda shape: -shape.area):
-        whole = [digit for digit in digits if _is_part(stroke, digit, usual)]
+def _digits(ink: Ink, pixels: Pixels, alone: bool) -> list[Shape]:
+    """The shapes of the ink that are digits, each with its parts."""
+    noise = 1.48 * np.median(np.abs(ink))
+    low, longest = max(LEVELS[0], 4 * noise), max(ink.shape)
+    edge = np.pad(np.zeros([side - 2 * BORDER for side in ink.shape], bool), BORDER, constant_values=True)
+    # lines, which may be fainter than ink, against the height of what is none
+    mask = ink > low
+    inner = [s for s in _components(ink, mask) if s.longer < 0.7 * longest and not (edge[s.part] & s.mask).any()]
+    usual = _usual(inner, "height")
+    if not alone:
+        mask &= ~line_pixels(ink > max(low / 2, 3 * noise), THROUGH, LINE * usual)
+    strong = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG]
+    strokes = [part for s in strong for part in _parted(s, usual or 0.4 * longest)]
+    strokes = [s for s in strokes if s.stroke < 0.4 * s.longer]  # no blobs
+    # what the border cuts is a table, a thumb or a line, unless it is all there is and a part of it is cut
+    cut = {s: np.count_nonzero(edge[s.part] & s.mask) / BORDER for s in strokes}
+    inside = max((s.longer for s in strokes if not cut[s]), default=0)
+    limit = 0.1 if alone else 0
+    strokes = [s for s in strokes if not cut[s] or inside <= limit * s.longer and cut[s] < 0.7 * s.longer]
+    usual, darkness, area = (_usual(strokes, name) for name in ("height", "darkness", "area"))
+    # the strokes of a broken digit together, large ones first
+    digits: list[Shape] = []
+    waiting = sorted((s for s in strokes if s.area > DIRT * area), key=lambda s: s.area)
+    while waiting:
+        stroke = waiting.pop()
+        near = sorted((d for d in digits if stroke.apart(d) < GAP * usual), key=stroke.apart)
+        whole = next((d for d in near if _belong(stroke, d, d.joined(stroke), usual)), None)
         if whole:
-            nearest = min(whole, key=stroke.apart)
-            digits[digits.index(nearest)] = nearest.joined(stroke)
-        else:
+            digits.remove(whole)
+            waiting.append(whole.joined(stroke))
+        elif stroke.darkness > FAINT * darkness:
             digits.append(stroke)
     digits = [
-        digit for digit in digits
-        if digit.longer > SMALLEST * usual and FLATTEST * usual < digit.height < TALLEST * usual
-        and digit.width < WIDEST * usual
-    ]  # fmt: skip
-    for digit in digits:
-        digit.touching = digit.width > max(WIDE * usual, 1.1 * digit.height) or digit.height > TALL * usual
-    return digits
+        d
+        for d in digits
+        if d.longer > LEAST * usual and FLATTEST * usual < d.height < TALLEST * usual and d.width < WIDEST * usual
+        if not d.is_plus() and d.contrast(pixels) > FAINTEST
+    ]
+    boxes = [d for d in digits if any(o.is_in(d) and o.novelty < 0.5 and o.longer > 0.3 * d.longer for o in digits)]
+    return [d for d in digits if d not in boxes]
 
 
-def _shapes(ink, levels, several, corner=(0, 0)):
-    """The connected shapes of ink above the first level; of one that is several, those above the next.
+def _components(ink: Ink, mask: Mask, top: int = 0, left: int = 0) -> list[Shape]:
+    """The connected shapes of a mask whose corner lies at (left, top) of the ink."""
+    labels, _ = ndimage.label(mask, EIGHT)
+    areas, parts = np.bincount(labels.ravel()), enumerate(ndimage.find_objects(labels), 1)
+    return [
+        Shape(ink, labels[rows, columns] == number, top + rows.start, left + columns.start)
+        for number, (rows, columns) in parts
+        if areas[number] >= GRAIN
+    ]
 
-    several(shape): whether it is too large, say, for a digit.
+
+def _parted(shape: Shape, usual: float, level: int = 0) -> list[Shape]:
+    """The shape or, if it is large and unlike a digit, its parts, without lines or above a higher level: the
+    reading most of whose ink is like digits.
     """
-    level, *higher = levels
-    labels, _ = ndimage.label(ink > level, EIGHT)
-    areas, shapes = np.bincount(labels.ravel()), []
-    for number, part in enumerate(ndimage.find_objects(labels), 1):
-        if areas[number] < GRAIN:
-            continue
-        mask = labels[part] == number
-        top, left = (side.start + start for side, start in zip(part, corner, strict=True))
-        shape = _Shape((left, top, left + mask.shape[1], top + mask.shape[0]), ink[part], mask)
-        if higher and several(shape):
-            shapes += _shapes(np.where(mask, ink[part], 0), higher, several, (top, left))
-        else:
-            shapes.append(shape)
-    return shapes
+    if shape.width < WIDE * usual and shape.height < TALL * usual or shape.novelty < 0.2:
+        return [shape]
+    readings = [[shape]]
+    for kept in [shape.ink > x for x in LEVELS[level + 1 : level + 2]] + [~line_pixels(shape.mask, 0.8)] * (not level):
+        parts = _components(shape.page, shape.mask & kept, shape.top, shape.left)
+        readings.append([each for part in parts for each in _parted(part, usual, level + 1)])
+    return max(readings, key=_likeness)
 
 
-def _is_part(stroke, digit, usual):
-    """Whether the stroke and the digit, or what is there of it, are one digit."""
-    if min(stroke.height, digit.height) > PART * usual or stroke.apart(digit) > GAP * usual:
+def _likeness(shapes: list[Shape]) -> float:
+    """The share of the ink that is like digits, but for specks."""
+    least = 0.02 * max((s.area for s in shapes), default=0)
+    areas = {s: s.area for s in shapes if s.area > least}
+    return sum(area * (1 - s.novelty) for s, area in areas.items()) / max(1, sum(areas.values()))
+
+
+def _belong(stroke: Shape, digit: Shape, joined: Shape, usual: float) -> bool:
+    """Whether a stroke and a digit near it are one: together they are less unlike a digit."""
+    largest = usual if digit.longer > TALL * usual else max(usual, digit.longer)
+    if joined.height > 1.3 * largest or joined.width > 1.2 * largest:
         return False
-    width, height = (
-        max(stroke.box[i + 2], digit.box[i + 2]) - min(stroke.box[i], digit.box[i]) for i in (0, 1)
-    )
-    return height < 1.3 * max(usual, digit.height) and width < 1.2 * max(usual, digit.width)
+    better, worse = sorted((stroke.novelty, digit.novelty))
+    mean = (stroke.novelty * stroke.area + digit.novelty * digit.area) / (stroke.area + digit.area)
+    if min(stroke.height, digit.height) > PART * usual:  # two digits, or a 4 of two strokes
+        return joined.novelty < (worse if stroke.apart(digit) < 0 else mean - 0.2)
+    pieces = better > 0.5 or max(stroke.longer, digit.longer) < LEAST * usual  # of a broken digit
+    return pieces or joined.novelty < min(0.5, mean + 0.1)
 
 
-def _weighted_median(values, weights):
-    order = np.argsort(values)
-    total = np.cumsum(np.asarray(weights)[order])
-    return float(np.asarray(values)[order][np.searchsorted(total, total[-1] / 2)])
+def _usual(shapes: list[Shape], name: str) -> float:
+    """The median, weighted by area, of a property of those shapes that are like digits, or of all."""
+    least = DIRT / 4 * max((s.area for s in shapes), default=0)
+    shapes = [s for s in shapes if s.area > least and s.novelty < 0.5] or shapes
+    ordered = sorted(shapes, key=lambda shape: getattr(shape, name))
+    total = np.cumsum([shape.area for shape in ordered])
+    return float(getattr(ordered[np.searchsorted(total, total[-1] / 2)], name)) if shapes else 0.0
+
+
+def reading_order(boxes: list[tuple[int, int, int, int]]) -> list[list[int]]:
+    """The page's lines from top to bottom, each the indices of its boxes from left to right.
+
+    Seen along its lines, a page's digits cover least of its height, so it may be askew, by up to 12 degrees.
+    """
+    left, top, right, bottom = np.asarray(boxes, dtype=np.float64).T
+    candidates = []
+    for degrees in np.arange(-12, 12.1, 0.5):
+        middle = (top + bottom) / 2 - (left + right) / 2 * np.tan(np.radians(degrees))
+        start, end = (middle + sign * (bottom - top) / 4 for sign in (-1, 1))  # the middle half of each digit
+        order = np.argsort(start)
+        reach = np.maximum.accumulate(end[order])
+        first = np.flatnonzero(start[order][1:] > reach[:-1]) + 1  # of each line but the first
+        covered = reach[[*(first - 1), -1]].sum() - start[order][[0, *first]].sum()
+        candidates.append((covered / np.median(bottom - top) + 0.05 * abs(degrees), np.split(order, first)))
+    _, lines = min(candidates, key=lambda candidate: candidate[0])
+    return [sorted(map(int, line), key=lambda i: left[i] + right[i]) for line in lines]

@@ -1,29 +1,31 @@
 """One architecture a file, each readable beside its published layer table.
 
-A model is any nn.Module that keeps this contract, with B the batch size:
+A model is an nn.Module with one method; the logits are raw, the loss has the softmax:
 
-    forward(image (B,1,28,28) float, number (B,10) one-hot float)
-        -> digit_logits (B,10), sum_logits (B,19)        raw: the loss takes the softmax
+    forward(image (B, 1, 28, 28) float, number (B, 10) one-hot float) -> digit_logits (B, 10), sum_logits (B, 19)
 
-Two further methods are optional. Where they are there, forward is join(encode(image), number), and the
-exhaustive test encodes each image once and joins it with all ten numbers:
+Where it also has encode(image) -> features and join(features, number) -> logits, forward is join(encode(image),
+number), and the exhaustive test encodes each image only once. In training an ensemble may return the logits of
+each member: (members, B, 10) and (members, B, 19).
 
-    encode(image) -> features                            what depends on the image alone
-    join(features, number) -> digit_logits, sum_logits
-
-An ensemble in training, as `large`, gives the logits of each member: (members,B,10) and (members,B,19).
-The loss is then the mean over the members, too.
-
-A network of your own needs no place here: FILE.py:NAME names it (see mnist_sum/own.py). To add one to
-the package: one file here, one line in ARCHITECTURES, one recipe in mnist_sum/recipes.py. Five models
-are published systems, "source 1" to "source 5"; README.md in this folder cites them.
+A custom model needs no place here: FILE.py:NAME names it. To add one to the package: a file here, a line in
+ARCHITECTURES, a recipe in mnist_sum/recipes.py. README.md cites the five published sources.
 """
 
+import sys
+from dataclasses import replace
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from mnist_sum.own import Architecture, load_own
-from mnist_sum.recipes import RECIPES
+import torch
+from torch import Tensor, nn
+
+from mnist_sum.cli import UserError
+from mnist_sum.data import normalize
+from mnist_sum.recipes import CUSTOM, RECIPES, Recipe
 
 ARCHITECTURES = {
     "channel_fusion": "channel_fusion:ChannelFusion",
@@ -33,32 +35,78 @@ ARCHITECTURES = {
     "compact": "compact:Compact",
     "tiny": "exact_addition:tiny",
     "large": "exact_addition:large",
-}  # name: the file in this folder, and what in it builds the model
-WEIGHTS = Path(__file__).parent / "weights"
+}  # name: the file in this folder, and the class or function in it
+WEIGHTS = Path(__file__).parent / "weights"  # of the models that ship
 
 
-def find(model):
-    """The Architecture of a registered name or of "FILE.py:NAME"; an Architecture is returned as it is.
-
-    FILE.py is imported. Raises UserError where that fails.
-    """
-    if isinstance(model, Architecture):
-        return model
-    if model not in ARCHITECTURES:
-        return load_own(model)
-    module, _, attribute = ARCHITECTURES[model].partition(":")
-
-    def build():
-        return getattr(import_module(f"mnist_sum.models.{module}"), attribute)()
-
-    return Architecture(model, build, RECIPES[model], channels_last=model != "tiny")
+def build_model(name: str, device: torch.device | str = "cpu") -> nn.Module:
+    """A new model, its weights drawn from torch's global generator; name: registered, or FILE.py:NAME."""
+    if name in ARCHITECTURES:
+        file, _, attribute = ARCHITECTURES[name].partition(":")
+        model = getattr(import_module(f"mnist_sum.models.{file}"), attribute)()
+        # channels_last is faster, but for the few channels of tiny
+        return model.to(device, memory_format=torch.preserve_format if name == "tiny" else torch.channels_last)
+    model = getattr(_custom_module(name), name.rpartition(":")[2])()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+    check_model(model.to(device), name)
+    return model
 
 
-def build(name):
-    """A new model of that name, as find() takes it, its weights drawn from torch's global random state."""
-    return find(name).build()
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a registered model; of a custom one CUSTOM with the settings of its file's RECIPE."""
+    if name in RECIPES:
+        return RECIPES[name]
+    try:
+        return replace(CUSTOM, **getattr(_custom_module(name), "RECIPE", {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"RECIPE of {name}: {str(error).replace('Recipe.__init__() ', '')}") from None
 
 
-def shipped(name):
-    """The Path of the trained model of this name that comes with the package; most models have none."""
-    return WEIGHTS / f"{name}.safetensors"
+def _custom_module(name: str) -> ModuleType:
+    """Import FILE.py of FILE.py:NAME; its own errors keep their traceback."""
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"there is no model {name}; use {', '.join(RECIPES)}, or FILE.py:NAME of a file")
+    spec: Any = spec_from_file_location(f"custom_{path.stem}", path)
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # it may import its neighbors
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    if not hasattr(module, attribute):
+        raise UserError(f"{file} has no class or function {attribute}")
+    return module
+
+
+@torch.no_grad()
+def check_model(model: nn.Module, name: str) -> None:
+    """Raise UserError where the outputs of a custom model are not those of the contract."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError(f"{name} has no parameters to train")
+    device = trained[0].device
+    pixels = torch.randint(256, (2, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    image, number = normalize(pixels).to(device), torch.eye(10, device=device)[[3, 7]]
+    model.eval()
+    outputs = model(image, number)  # this also gives lazy layers their shapes
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
+        raise UserError(f"{name}: forward has to return (digit_logits, sum_logits)")
+    for logits, classes, what in zip(outputs, (10, 19), ("digit_logits", "sum_logits"), strict=True):
+        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UserError(f"{name}: {what} has to be (B, {classes}), here (2, {classes}), not {shape}")
+        if not logits.isfinite().all():
+            raise UserError(f"{name}: {what} holds NaN or infinity")
+        if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 0.01).all():
+            raise UserError(f"{name}: {what} are probabilities; leave out the softmax, the loss takes it")
+    zeros = [each for each in model.parameters() if each.dim() > 1 and not each.any()]  # may hide the number yet
+    if torch.equal(outputs[1], model(image, number.flip(0))[1]) and not zeros:
+        print(f"warning: {name}: sum_logits do not depend on the number", file=sys.stderr)
+    if hasattr(model, "encode") and hasattr(model, "join"):
+        joined = model.join(model.encode(image), number)  # type: ignore[operator]
+        if not all(torch.allclose(*pair, rtol=1e-3, atol=1e-3) for pair in zip(joined, outputs, strict=True)):
+            raise UserError(f"{name}: join(encode(image), number) is not forward(image, number)")
+    model.train()

@@ -12,18 +12,16 @@ Linear                       20 -> 19                  380     the sum
 """
 
 import torch
-from torch import nn
-
-from mnist_sum.system.batch_norm import BatchNorm2d
+from torch import Tensor, nn
 
 DROPOUT = 0.1
 
 
-def block(channels):
+def block(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, 8, 3, padding=1, bias=False),
         nn.ReLU(),
-        BatchNorm2d(8),
+        nn.BatchNorm2d(8),
         nn.Conv2d(8, 16, 3, padding=1, bias=False),
         nn.ReLU(),
         nn.BatchNorm2d(16),
@@ -34,7 +32,7 @@ def block(channels):
 
 
 class Compact(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             block(1),
@@ -50,11 +48,11 @@ class Compact(nn.Module):
             nn.Linear(20, 19, bias=False),
         )
 
-    def encode(self, image):
+    def encode(self, image: Tensor) -> Tensor:
         return self.trunk(image).flatten(1)
 
-    def join(self, digit_logits, number):
+    def join(self, digit_logits: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return digit_logits, self.adder(torch.cat((digit_logits, number), dim=1))
 
-    def forward(self, image, number):
+    def forward(self, image: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return self.join(self.encode(image), number)

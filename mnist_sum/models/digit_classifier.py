@@ -1,16 +1,15 @@
 """The digit classifier of `tiny` and `large`, row by row as the table in exact_addition.py has it."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from mnist_sum.dataset import BACKGROUND
-
-LEAST = 1e-3  # to divide by, where an image is blank
+from mnist_sum.data import BACKGROUND
 
 
-def digit_classifier(w0, w1, w2, w3, w4, deskewed=False):
-    """An nn.Sequential from image (B, 1, 28, 28) to digit_logits (B, 10); deskewed: with a Deskew first."""
+def digit_classifier(*widths: int, deskewed: bool = False) -> nn.Sequential:
+    """image (B, 1, 28, 28) -> digit_logits (B, 10); five widths; deskewed: with a Deskew first."""
+    w0, w1, w2, w3, w4 = widths
     return nn.Sequential(
         *([Deskew()] if deskewed else []),
         layer(1, w0, 5, stride=2, padding=1),
@@ -21,41 +20,42 @@ def digit_classifier(w0, w1, w2, w3, w4, deskewed=False):
     )
 
 
-def layer(channels_in, channels_out, size=3, **options):
-    convolution = nn.Conv2d(channels_in, channels_out, size, bias=False, **options)
+def layer(channels_in: int, channels_out: int, size: int = 3, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 
 class Deskew(nn.Module):
-    """Each image (B, 1, 28, 28) sheared until its digit no longer leans; no parameters.
+    """Shear each image (B, 1, 28, 28) until its digit no longer leans, by at most 45 degrees; no parameters.
 
-    The slope of an image is the covariance of its ink's columns and rows over the variance of the rows,
-    that is the columns' regression line on the rows; that of a blank image is 0. More than 45 degrees is
-    sheared by 45. (LeCun et al. 1998 deslanted MNIST by second moments, too.)
+    The slope is that of the regression line of the ink's columns on its rows (second moments, as LeCun et al.
+    1998 deslanted MNIST).
     """
 
-    def __init__(self):
-        super().__init__()
-        centres = (torch.arange(28) * 2 + 1) / 28 - 1  # of the pixels, in grid_sample's coordinates
-        self.register_buffer("centres", centres, persistent=False)
+    centers: Tensor
 
-    def forward(self, image):
-        ink, centres = image - BACKGROUND, self.centres
-        by_row, moment = ink.sum(3).squeeze(1), (ink * centres).sum(3).squeeze(1)  # (B, 28)
-        total = by_row.sum(1, keepdim=True).clamp(min=LEAST)
-        rows = centres - (by_row * centres).sum(1, keepdim=True) / total  # from the centre of mass
-        slope = (moment * rows).sum(1) / (by_row * rows**2).sum(1).clamp(min=LEAST)
-        columns = centres + (slope.clamp(-1, 1).unsqueeze(1) * rows).unsqueeze(2)  # (B, 28, 28)
-        grid = torch.stack((columns, centres.unsqueeze(1).expand_as(columns)), 3)
+    def __init__(self) -> None:
+        super().__init__()
+        centers = (torch.arange(28) * 2 + 1) / 28 - 1  # of the pixels, in grid_sample's coordinates
+        self.register_buffer("centers", centers, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        ink, centers = image - BACKGROUND, self.centers
+        by_row, moment = ink.sum(3).squeeze(1), (ink * centers).sum(3).squeeze(1)  # (B, 28)
+        total = by_row.sum(1, keepdim=True).clamp(min=1e-3)  # a blank image has slope 0
+        rows = centers - (by_row * centers).sum(1, keepdim=True) / total  # from the center of mass
+        slope = (moment * rows).sum(1) / (by_row * rows**2).sum(1).clamp(min=1e-3)
+        columns = centers + (slope.clamp(-1, 1).unsqueeze(1) * rows).unsqueeze(2)  # (B, 28, 28)
+        grid = torch.stack((columns, centers.unsqueeze(1).expand_as(columns)), 3)
         return grid_sample(ink, grid, align_corners=False) + BACKGROUND
 
 
 class WeightedMean(nn.Module):
-    """Each channel's map, (B, C, size, size), to one value, (B, C); a plain mean to begin with."""
+    """Maps (B, C, size, size) -> (B, C); a plain mean to begin with."""
 
-    def __init__(self, channels, size):
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((channels, size, size), 1 / size**2))
 
-    def forward(self, maps):
+    def forward(self, maps: Tensor) -> Tensor:
         return (maps * self.weight).sum((2, 3))

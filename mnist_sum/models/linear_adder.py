@@ -13,12 +13,12 @@ The sum stalls far below the digit: one linear layer adds raw logits poorly (see
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import relu
 
 
 class LinearAdder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
@@ -31,13 +31,13 @@ class LinearAdder(nn.Module):
         self.conv7 = nn.Conv2d(256, 10, 3)
         self.layer1 = nn.Linear(20, 19, bias=False)
 
-    def encode(self, image):
+    def encode(self, image: Tensor) -> Tensor:
         x = self.pool1(relu(self.conv2(relu(self.conv1(image)))))
         x = self.pool2(relu(self.conv4(relu(self.conv3(x)))))
         return self.conv7(relu(self.conv6(relu(self.conv5(x))))).flatten(1)
 
-    def join(self, digit_logits, number):
+    def join(self, digit_logits: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return digit_logits, self.layer1(torch.cat((digit_logits, number), dim=1))
 
-    def forward(self, image, number):
+    def forward(self, image: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return self.join(self.encode(image), number)

@@ -15,10 +15,10 @@ The source describes the path (image -> 1x1x10 -> ten values, concatenated with 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def convolution(channels_in, channels_out, padding=1):
+def convolution(channels_in: int, channels_out: int, padding: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=padding, bias=False),
         nn.ReLU(),
@@ -27,7 +27,7 @@ def convolution(channels_in, channels_out, padding=1):
 
 
 class MlpAdder(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             convolution(1, 16),
@@ -39,15 +39,13 @@ class MlpAdder(nn.Module):
             convolution(32, 32, padding=0),
             nn.Conv2d(32, 10, 5),
         )
-        self.adder = nn.Sequential(
-            nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 19)
-        )
+        self.adder = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 19))
 
-    def encode(self, image):
+    def encode(self, image: Tensor) -> Tensor:
         return self.trunk(image).flatten(1)
 
-    def join(self, digit_logits, number):
+    def join(self, digit_logits: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return digit_logits, self.adder(torch.cat((digit_logits, number), dim=1))
 
-    def forward(self, image, number):
+    def forward(self, image: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         return self.join(self.encode(image), number)

@@ -1,27 +1,26 @@
-"""`learned_table` (7,374 parameters): `tiny`, but what each number means is learned, not known.
+"""`learned_table` (7,374 parameters): `tiny`, but the meaning of each number is learned, not known.
 
-Row n of a table (10, 10) is P(m | n), how probable it is that number n stands for the digit m; all are
-equal to begin with. The sum's probabilities are those of digit + m, by an exact convolution. So the model
-knows how to add and has to learn what to add; `tiny` knows both, the published models neither.
+Row n of a table (10, 10) is P(m | n), the probability that number n stands for the digit m; at first all are equal.
+The model knows how to add and learns what to add; `tiny` knows both, the published models neither.
 """
 
+from dataclasses import asdict
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mnist_sum.models.addition import add_log_probabilities
-from mnist_sum.models.exact_addition import ExactAddition, tiny
+from mnist_sum.models.exact_addition import ExactAddition
+from mnist_sum.recipes import RECIPES
+from mnist_sum.studies.addition import add_log_probabilities
 
-RECIPE = {  # tiny's
-    "epochs": 60, "batch_size": 128, "learning_rate": 0.25, "schedule": "onecycle", "optimizer": "nesterov",
-    "augmentation": "affine", "averaging": "ema", "weight_decay": 1e-3, "smallest_batch": 128,
-}  # fmt: skip
+RECIPE = asdict(RECIPES["tiny"])
 
 
 class LearnedTable(ExactAddition):
-    def __init__(self):
-        super().__init__(*tiny.args, **tiny.keywords)
+    def __init__(self) -> None:
+        super().__init__(8, 12, 16, 16, 12, shifts=((0, 0), (1, 1), (-1, -1)))  # as tiny
         self.meaning = nn.Parameter(torch.zeros(10, 10))  # logits
 
-    def join(self, digit_logits, number):
+    def join(self, digit_logits: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         meaning = self.meaning.log_softmax(1)[number.argmax(1)]  # (B, 10)
         return digit_logits, add_log_probabilities(digit_logits.float().log_softmax(-1), meaning)

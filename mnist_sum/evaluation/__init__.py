@@ -1,1 +1,0 @@
-"""What a trained model can do: the exhaustive test, where it errs, predictions."""

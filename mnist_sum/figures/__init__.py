@@ -1,1 +1,0 @@
-"""Pictures (plots, errors) and the layer table (layers)."""

@@ -1,0 +1,38 @@
+"""Ruled lines, of paper, tables and boxes: long, straight and thin."""
+
+import numpy as np
+
+from mnist_sum.images.mnist_like import Mask
+
+THICKEST = 0.06  # of the longer side
+INKED = 0.65  # of a line: the ink of its own, that is no stroke's that crosses it
+
+
+def line_pixels(mask: Mask, share: float, least: float = 0) -> Mask:
+    """The pixels of the mask (H, W) on lines that are this share of the page and this many pixels long, or go
+    nearly through. Strokes that cross a line stay whole.
+    """
+    return _level_lines(mask, share, least) | _level_lines(mask.T, share, least).T
+
+
+def _level_lines(mask: Mask, share: float, least: float) -> Mask:
+    height, width = mask.shape
+    least = min(max(share * width, least), 0.9 * width)
+    # the vertical run of ink that each pixel is in: a line's are short
+    rows = np.arange(height, dtype=np.int32)[:, None]
+    above = np.maximum.accumulate(np.where(mask, -1, rows), axis=0)
+    below = np.minimum.accumulate(np.where(mask, height, rows)[::-1], axis=0)[::-1]
+    run = below - above - 1
+    y, x = np.nonzero(mask & (rows == (above + below) // 2) & (run <= max(4, THICKEST * max(mask.shape))))
+    # a Hough transform of the runs' middles: each slope's bins that hold enough of them
+    step, on = max(2, max(mask.shape) // 500), np.zeros(len(y), bool)
+    for slope in np.tan(np.radians(np.arange(-12, 12.1, 0.25))):
+        bins = np.round((y - slope * x) / step).astype(int) + width  # at least 1
+        counts = np.bincount(bins, minlength=2)
+        is_line = counts[:-1] + counts[1:] > INKED * least  # of a bin and the next
+        on |= np.append(is_line, False)[bins] | is_line[bins - 1]
+    if on.any():  # no stroke along a line
+        on[on] = run[y[on], x[on]] <= 1.6 * np.median(run[y[on], x[on]]) + 1
+    ends = np.zeros((height + 1, width), np.int8)
+    ends[above[y[on], x[on]] + 1, x[on]], ends[below[y[on], x[on]], x[on]] = 1, -1
+    return ends[:-1].cumsum(0) > 0

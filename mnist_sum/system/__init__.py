@@ -1,1 +1,0 @@
-"""What any program needs of the machine: devices, files, processes, random draws."""
