@@ -69,12 +69,11 @@ def test_a_run_that_is_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
             env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
-    assert start(*flags, "whole").wait() == 0
-    killed = start(*flags, "killed")
+    complete, killed = start(*flags, "whole"), start(*flags, "killed")
     while not (tmp_path / "killed" / "history.csv").exists() and killed.poll() is None:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    assert (killed.wait(), complete.wait()) == (-signal.SIGKILL, 0)
     assert start("--resume", "killed", "--device", "cpu").wait() == 0
     whole, resumed = (load_file(tmp_path / run / checkpoint.CHECKPOINT) for run in ("whole", "killed"))
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())

@@ -158,7 +158,7 @@ def test_a_page_on_its_side_is_turned_and_one_digit_never_is(read, mnist_folder)
     from mnist_sum.data import load_data
 
     test, rng = load_data("mnist", mnist_folder).test, np.random.default_rng(4)
-    page, _ = pages.page("clean", test.images[:24], test.digits[:24], rng, lines=4, per_line=6)
+    page, _ = pages.page("clean", test.images[:12], test.digits[:12], rng, lines=3, per_line=4)
     upright = read(page)
     for degrees in (90, 270):
         side = page.rotate(degrees, expand=True)
