@@ -14,11 +14,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="inference.py", description=__doc__)
     add = parser.add_argument
     # fmt: off
-    add("--checkpoint", nargs="+", metavar="FILE", help="a file, a run's folder, or tiny, compact or large, which ship; several with --evaluate (default: the newest under runs/, else tiny)")
-    add("--model", nargs="+", default=[], type=cli.custom_model, metavar="FILE.py:NAME", help="the custom model that a checkpoint holds; its file is imported")
+    add("--checkpoint", nargs="+", action="extend", metavar="FILE", help="a file, a run's folder, or tiny, compact or large, which ship; several with --evaluate (default: the newest under runs/, else tiny)")
+    add("--model", nargs="+", action="extend", default=[], type=cli.custom_model, metavar="FILE.py:NAME", help="the custom model that a checkpoint holds; its file is imported")
     add("--total", type=cli.positive_int, metavar="N", help="predict N random test images with random numbers (default: 25)")
     add("--seed", type=cli.nonnegative_int, metavar="N", help="decides which images and numbers (default: new ones each time)")
-    add("--image", nargs="+", metavar="PATH", help="predict your own pictures of a digit or a page of digits, or folders of pictures")
+    add("--image", nargs="+", action="extend", metavar="PATH", help="predict your own pictures of a digit or a page of digits, or folders of pictures")
     add("--number", type=int, choices=range(10), metavar="0-9", help="the number to add to each digit; needed with --image")
     add("--evaluate", action="store_true", help="the exhaustive test: every test image with each of the ten numbers")
     add("--plot-graph", action="store_true", help="with --evaluate: draw where the model errs")

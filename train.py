@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -110,15 +111,18 @@ def main(argv: list[str]) -> int:
 
         # training
         log(report.TABLE_HEAD)
+        custom = "" if args.model in RECIPES else f" --model {shlex.quote(args.model)}"
+        here = shlex.quote(str(run_dir))
         try:
             for row in fit(state, data.train, data.test):
                 if is_main:
+                    write_atomically(run_dir / "history.csv", report.history_csv(state.history))
                     if args.save:
                         checkpoint.save(run_dir / checkpoint.CHECKPOINT, state, data)
-                    write_atomically(run_dir / "history.csv", report.history_csv(state.history))
                     print(json.dumps(row) if args.json else report.table_line(row), flush=True)
         except KeyboardInterrupt:
-            log(f"stopped; resume with: python train.py --resume {run_dir}" if args.save else "stopped, nothing saved")
+            then = f"stopped; resume with: python train.py --resume {here}{custom}"
+            log(then if args.save else "stopped, nothing saved")
             return 130
 
         # results
@@ -128,12 +132,8 @@ def main(argv: list[str]) -> int:
             write_atomically(run_dir / "report.md", report.run_report(state, data))
             log(f"report: {run_dir / 'report.md'}")
         log(report.result_line(state, data))
-        model = "" if args.model in RECIPES else f" --model {args.model}"
-        log(
-            f"next: python inference.py --evaluate --checkpoint {run_dir}{model}"
-            if args.save
-            else "not saved; --save keeps the model"
-        )
+        then = f"next: python inference.py --evaluate --checkpoint {here}{custom}"
+        log(then if args.save else "not saved; --save keeps the model")
     return 0
 
 

@@ -133,7 +133,8 @@ def data_of(info: dict[str, Any], name: str, data_dir: str | None = None, limit:
 
 def start_from(state: TrainingState, path: Path) -> None:
     """Give a new run the weights of a checkpoint of the same model."""
-    read_info(path)
+    if (name := read_info(path)["model"]) != os.path.basename(state.name):
+        raise UserError(f"{path} holds {name}; add --model {name}")
     tensors = safetensors.torch.load_file(path)
     weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(TRAINING)}
     for model in (state.model, state.ema_model):
@@ -174,8 +175,9 @@ def find_checkpoint(text: str | Path) -> Path:
 def newest() -> Path:
     """The newest checkpoint under runs/ with an epoch done, else the shipped default model."""
     for path in sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=os.path.getmtime, reverse=True):
-        if read_info(path)["history"]:
-            return path
+        with suppress(UserError):  # of an older version, say
+            if read_info(path)["history"]:
+                return path
     return WEIGHTS / f"{DEFAULT_MODEL}.safetensors"
 
 

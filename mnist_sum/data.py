@@ -65,7 +65,10 @@ def load_data(
         try:
             name, parts = "mnist", _load_mnist(folder)
         except UserError as error:
-            name, parts = "sample", _load_sample()
+            try:
+                name, parts = "sample", _load_sample()
+            except UserError as no_sample:
+                raise UserError(f"{error}; {no_sample}") from None
             print(f"warning: using the 5,000-image sample, so accuracy is lower: {error}", file=sys.stderr)
     elif name in ("mnist", "sample"):
         parts = _load_mnist(folder) if name == "mnist" else _load_sample()

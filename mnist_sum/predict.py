@@ -73,12 +73,13 @@ class TrainedModel:
         )
 
 
-def load(checkpoint: str | Path = "tiny", device: str = "auto", custom: Sequence[str] = ()) -> TrainedModel:
+def load(checkpoint: str | Path = "tiny", device: str = "auto", custom: str | Sequence[str] = ()) -> TrainedModel:
     """Load a checkpoint: a file, a run's folder, or "tiny", "compact" or "large", which ship.
 
     custom: FILE.py:NAME of a custom model that it may hold; the file is imported.
     """
     path = find_checkpoint(checkpoint)
+    custom = [custom] if isinstance(custom, str) else custom
     model, info = load_model(path, choose_device(device), custom)
     return TrainedModel(info["model"], model, path, info)
 

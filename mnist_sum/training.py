@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -148,6 +149,9 @@ def fit(state: TrainingState, train: Split, test: Split) -> Iterator[Row]:
             figures.append(batch_figures(losses, logits, digit, total))
 
         train_figures = average_loss_and_accuracy(figures)
+        if world_size() > 1:  # test the model that is saved: each process has its own batch statistics
+            for tensor in float_tensors(state.ema_model):
+                dist.broadcast(tensor.detach(), 0)
         test_figures = exhaustive_test(state.ema_model, test)
         row: Row = {"epoch": epoch + 1, "lr": learning_rate(recipe, first_step, steps)}
         row["seconds"] = time.perf_counter() - started

@@ -106,7 +106,7 @@ def test_training_on_after_the_last_epoch_and_from_trained_weights(train):
     )
     assert json.loads(out)["train_digit_accuracy"] > 0.95  # it knew the digits before
     assert checkpoint.read_info(checkpoint.find_checkpoint("b"))["weights"] == "tiny.safetensors"
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="add --model compact"):
         train("--weights", "compact", "--epochs", 1, "--limit", 64)
 
 

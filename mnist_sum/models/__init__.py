@@ -71,6 +71,7 @@ def _custom_module(name: str) -> ModuleType:
         raise UserError(f"there is no model {name}; use {', '.join(RECIPES)}, or FILE.py:NAME of a file")
     spec: Any = spec_from_file_location(f"custom_{path.stem}", path)
     module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # as dataclasses in the file expect
     sys.path.insert(0, str(path.parent))  # it may import its neighbors
     try:
         spec.loader.exec_module(module)
