@@ -41,10 +41,11 @@ setup(
         "sample": SAMPLE,  # 5,000 MNIST images in a package, for machines without a network
         "demo": DEMO,  # the page
         "export": EXPORT,  # ONNX
+        "tensorboard": ["tensorboard"],  # train.py --tensorboard
         "heic": ["pillow-heif"],  # photographs of iPhones
         "test": [
-            *(*SAMPLE, *DEMO, *EXPORT, "pillow-heif", "ipython", "selenium>=4"),
-            *("pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10"),
+            *(*SAMPLE, *DEMO, *EXPORT, "pillow-heif", "tensorboard", "ipython", "selenium>=4"),
+            *("pytest>=8", "pytest-xdist>=3.2", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10"),
         ],
     },
 )

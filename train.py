@@ -39,7 +39,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--weights", metavar="FILE", help="begin with the weights of this checkpoint, or of a shipped model, to fine-tune them")
     add("--resume", metavar="RUN_DIR", help="resume the run in this folder with its own settings")
     add("--summary", "--summarize", action="store_true", help="print the layer table")
-    add("--plot-graph", action="store_true", help="draw training.png, testing.png, samples.png, model.png and occlusion.png")
+    add("--plot-graph", action="store_true", help="draw training.png, anew after every epoch, testing.png, samples.png, model.png and occlusion.png")
+    add("--tensorboard", action="store_true", help="log for TensorBoard in the run's folder (with the extra tensorboard)")
     add("--report", action="store_true", help="write report.md, with those pictures")
     add("--json", action="store_true", help="print one JSON object per epoch on stdout, all else on stderr")
     add("--version", action="version", version=f"mnist_sum {__version__}")
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> int:
     from mnist_sum.files import write_atomically
     from mnist_sum.models import recipe_of
     from mnist_sum.training import fit, new_state
+
+    if args.tensorboard:
+        from mnist_sum import tensorboard
 
     keep_freed_memory()
     if args.threads:
@@ -106,6 +110,8 @@ def main(argv: list[str]) -> int:
             if not args.resume:
                 settings = json.dumps(checkpoint.describe_run(state, data), indent=2)
                 write_atomically(run_dir / "settings.json", settings.encode())
+            if args.tensorboard:
+                writer = tensorboard.open_writer(run_dir, state)
             if args.save and state.epoch == 0:  # a run killed in its first epoch can be resumed, too
                 checkpoint.save(run_dir / checkpoint.CHECKPOINT, state, data)
 
@@ -120,6 +126,10 @@ def main(argv: list[str]) -> int:
                     if args.save:
                         checkpoint.save(run_dir / checkpoint.CHECKPOINT, state, data)
                     print(json.dumps(row) if args.json else report.table_line(row), flush=True)
+                    if args.tensorboard:
+                        tensorboard.add_row(writer, row)
+                    if args.plot_graph:
+                        report.draw_training(state, data, run_dir)
         except KeyboardInterrupt:
             then = f"stopped; resume with: python train.py --resume {here}{custom}"
             log(then if args.save else "stopped, nothing saved")
@@ -128,6 +138,9 @@ def main(argv: list[str]) -> int:
         # results
         if is_main and (args.plot_graph or args.report):
             log(f"pictures: {', '.join(report.draw_pictures(state, data, run_dir))} in {run_dir}")
+        if is_main and args.tensorboard:
+            tensorboard.add_pictures(writer, state, data, run_dir)
+            log(f"watch it: tensorboard --logdir {shlex.quote(str(run_dir))}")
         if is_main and args.report:
             write_atomically(run_dir / "report.md", report.run_report(state, data))
             log(f"report: {run_dir / 'report.md'}")

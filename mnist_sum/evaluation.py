@@ -41,32 +41,32 @@ def exhaustive_logits(model: nn.Module, split: Split) -> Iterator[tuple[Tensor, 
 
 
 def exhaustive_test(model: nn.Module, split: Split) -> dict[str, float]:
-    """Losses and accuracies, as average_loss_and_accuracy; the processes of torchrun share the images."""
-    figures = []
+    """As loss_and_accuracy; the processes of torchrun share the images."""
+    batches = []
     for digit_logits, sum_logits, digits in exhaustive_logits(model, split[shard(len(split))]):
-        logits = digit_logits.flatten(0, 1), sum_logits.flatten(0, 1)  # (10 B, 10), (10 B, 19)
         digit = digits.repeat_interleave(10)
         total = digit + torch.arange(10, device=digits.device).repeat(len(digits))
-        _, *losses = summed_loss(*logits, digit, total)
-        figures.append(batch_figures(losses, logits, digit, total))
-    return average_loss_and_accuracy(figures)
+        batches.append((digit_logits.flatten(0, 1), sum_logits.flatten(0, 1), digit, total))
+    return loss_and_accuracy(batches)
 
 
-def batch_figures(losses: Sequence[Tensor], logits: Sequence[Tensor], digit: Tensor, total: Tensor) -> Tensor:
-    """(5,): both mean losses, correct digits and sums (a mean over an ensemble's members), cases."""
-    members = logits[0].numel() // (10 * len(digit))
-    correct = [(each.argmax(-1) == true).sum() / members for each, true in zip(logits, (digit, total), strict=True)]
-    return torch.stack([*losses, *correct, torch.full_like(losses[0], len(digit))]).detach()
+def loss_and_accuracy(batches: Sequence[tuple[Tensor, ...]]) -> dict[str, float]:
+    """The batches of all processes -> losses in nats and accuracies as fractions, means over cases and members.
 
-
-def average_loss_and_accuracy(figures: list[Tensor]) -> dict[str, float]:
-    """The batch_figures of an epoch, of all processes -> losses in nats and accuracies as fractions."""
-    table = torch.stack(figures).cpu().double()  # (batches, 5)
-    sums = torch.cat((table[:, :2] * table[:, 4:], table[:, 2:]), 1).sum(0)
+    Each batch: digit_logits (..., B, 10), sum_logits (..., B, 19), digit (B,), total (B,).
+    """
+    digit_logits, sum_logits, digit, total = (
+        torch.cat(column, -2 if column[0].is_floating_point() else 0) for column in zip(*batches, strict=True)
+    )
+    sums = [len(digit) * loss.item() for loss in summed_loss(digit_logits, sum_logits, digit, total)[1:]]
+    for logits, true in (digit_logits, digit), (sum_logits, total):
+        members = logits.shape[:-2].numel()
+        sums.append((logits.argmax(-1) == true).sum().item() / members)
+    table = torch.tensor([*sums, len(digit)], dtype=torch.float64)
     if world_size() > 1:
-        dist.all_reduce(sums)
+        dist.all_reduce(table)
     names = "digit_loss", "sum_loss", "digit_accuracy", "sum_accuracy"
-    return dict(zip(names, (sums[:4] / sums[4]).tolist(), strict=True))
+    return dict(zip(names, (table[:4] / table[4]).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,23 @@ def history_csv(history: list[Row]) -> bytes:
     return text.getvalue().encode()
 
 
+def draw_training(state: TrainingState, data: Data, folder: Path) -> None:
+    from mnist_sum import plots
+
+    title = f"{state.name} on {data.name}: training"
+    plots.draw_history(state.history, "train", title, folder / "training.png")
+
+
+def draw_samples(state: TrainingState, data: Data, path: Path) -> None:
+    from mnist_sum import plots
+
+    draws = generator(state.seed, "samples")
+    index = torch.randint(len(data.train), (20,), generator=draws)
+    numbers = torch.randint(10, (20,), generator=draws).tolist()
+    digits = data.train.digits[index].tolist()
+    plots.draw_samples(data.train.images[index], digits, numbers, path)
+
+
 def draw_pictures(state: TrainingState, data: Data, folder: Path) -> list[str]:
     """Draw PICTURES into the folder; returns their names."""
     from mnist_sum import plots
@@ -69,13 +86,9 @@ def draw_pictures(state: TrainingState, data: Data, folder: Path) -> list[str]:
     from mnist_sum.predict import predict_random
 
     title, model = f"{state.name} on {data.name}", state.ema_model.eval()
-    plots.draw_history(state.history, "train", f"{title}: training", folder / "training.png")
+    draw_training(state, data, folder)
     plots.draw_history(state.history, "test", f"{title}: exhaustive test", folder / "testing.png")
-    draws = generator(state.seed, "samples")
-    index = torch.randint(len(data.train), (20,), generator=draws)
-    numbers = torch.randint(10, (20,), generator=draws).tolist()
-    digits = data.train.digits[index].tolist()
-    plots.draw_samples(data.train.images[index], digits, numbers, folder / "samples.png")
+    draw_samples(state, data, folder / "samples.png")
     plots.draw_model(layer_rows(model), state.name, folder / "model.png")
     cases = predict_random(model, data.test, min(10, len(data.test)), state.seed)
     images = data.test.images[[case["image"] for case in cases]]

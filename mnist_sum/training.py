@@ -22,7 +22,7 @@ from mnist_sum.augment import affine, random_matrices
 from mnist_sum.cli import UserError
 from mnist_sum.data import MnistSum, Split, batches
 from mnist_sum.device import derived_seed, generator, rank, shard, world_size
-from mnist_sum.evaluation import average_loss_and_accuracy, batch_figures, exhaustive_test
+from mnist_sum.evaluation import exhaustive_test, loss_and_accuracy
 from mnist_sum.loss import summed_loss
 from mnist_sum.models import build_model
 from mnist_sum.recipes import Recipe
@@ -65,9 +65,9 @@ def new_state(name: str, recipe: Recipe, seed: int, device: torch.device, precis
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
+        return torch.optim.Adam(parameters, rate, (recipe.momentum, 0.999), weight_decay=decay, fused=True)
     nesterov = recipe.optimizer == "nesterov"
-    return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(parameters, rate, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -115,49 +115,66 @@ def fit(state: TrainingState, train: Split, test: Split) -> Iterator[Row]:
         ddp_model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
         ddp_model = DistributedDataParallel(ddp_model)
 
-    for epoch in range(state.epoch, recipe.epochs):
-        started = time.perf_counter()
-        train_set.fix_numbers(seed, 0 if recipe.numbers == "fixed" else epoch)
-        parts = batches(len(train_set), recipe.batch_size, seed, epoch, device)
-        if recipe.augmentation == "affine":
-            matrices = random_matrices(len(train_set), generator(seed, "affine", epoch), device)  # (N, 2, 3)
-        torch.manual_seed(derived_seed(seed, "dropout", epoch) + rank())
-        first_step, steps = epoch * len(parts), recipe.epochs * len(parts)
-        figures = []  # of each step; on the device, so that no step waits for it
-        ddp_model.train()
-        progress = tqdm(parts, f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=rank() > 0 or None)
-        for step, batch in enumerate(progress, first_step):
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step, steps)
-            index = batch[shard(len(batch))]
-            (image, number), (digit, total) = train_set[index]  # (B, 1, 28, 28), (B, 10); (B,), (B,)
+    steps_per_epoch = len(batches(len(train_set), recipe.batch_size, seed, 0))
+    steps = recipe.epochs * steps_per_epoch
+    progress = tqdm(
+        total=steps,
+        initial=state.epoch * steps_per_epoch,
+        bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
+        smoothing=0,  # the mean speed, tests included, tells the time left of the whole run
+        leave=False,
+        disable=rank() > 0 or None,  # None: shown in a terminal only
+    )
+    with progress:
+        for epoch in range(state.epoch, recipe.epochs):
+            started = time.perf_counter()
+            train_set.fix_numbers(seed, 0 if recipe.numbers == "fixed" else epoch)
+            parts = batches(len(train_set), recipe.batch_size, seed, epoch, device)
             if recipe.augmentation == "affine":
-                image = affine(image, matrices[index])
-            # forward
-            with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
-                digit_logits, sum_logits = ddp_model(image, number)  # (B, 10), (B, 19)
-            loss, digit_loss, sum_loss = summed_loss(digit_logits, sum_logits, digit, total)
-            # backward; DDP averages the gradients of the processes, so each counts by the size of its shard
-            state.optimizer.zero_grad(set_to_none=True)
-            weight = len(index) * world_size() / len(batch)
-            (loss * weight).backward()
-            state.optimizer.step()
-            # average
-            if recipe.averaging == "ema":
-                update_average(ema, current, step, len(parts))
-            losses, logits = (digit_loss, sum_loss), (digit_logits, sum_logits)
-            figures.append(batch_figures(losses, logits, digit, total))
+                matrices = random_matrices(len(train_set), generator(seed, "affine", epoch), device)  # (N, 2, 3)
+            torch.manual_seed(derived_seed(seed, "dropout", epoch) + rank())
+            outputs = []  # of each step; on the device, so that no step waits for it
+            ddp_model.train()
+            progress.set_description(f"epoch {epoch + 1}/{recipe.epochs}", refresh=False)
+            for step, batch in enumerate(parts, epoch * steps_per_epoch):
+                for group in state.optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, step, steps)
+                index = batch[shard(len(batch))]
+                (image, number), (digit, total) = train_set[index]  # (B, 1, 28, 28), (B, 10); (B,), (B,)
+                if recipe.augmentation == "affine":
+                    image = affine(image, matrices[index])
+                # forward
+                with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
+                    digit_logits, sum_logits = ddp_model(image, number)  # (B, 10), (B, 19)
+                loss, *_ = summed_loss(digit_logits, sum_logits, digit, total)
+                # backward; DDP averages the gradients of the processes, so each counts by the size of its shard
+                state.optimizer.zero_grad(set_to_none=True)
+                weight = len(index) * world_size() / len(batch)
+                (loss * weight).backward()
+                state.optimizer.step()
+                # average
+                if recipe.averaging == "ema":
+                    update_average(ema, current, step, steps_per_epoch)
+                outputs.append((digit_logits.detach(), sum_logits.detach(), digit, total))
+                if progress.update():  # the bar was drawn, as it is ten times a second
+                    accuracy = [
+                        (logits.argmax(-1) == true).float().mean().item()
+                        for logits, true in ((digit_logits, digit), (sum_logits, total))
+                    ]
+                    text = "loss {:.3f}, digit {:.1%}, sum {:.1%}".format(loss.item(), *accuracy)
+                    progress.set_postfix_str(text, refresh=False)
 
-        train_figures = average_loss_and_accuracy(figures)
-        if world_size() > 1:  # test the model that is saved: each process has its own batch statistics
-            for tensor in float_tensors(state.ema_model):
-                dist.broadcast(tensor.detach(), 0)
-        test_figures = exhaustive_test(state.ema_model, test)
-        row: Row = {"epoch": epoch + 1, "lr": learning_rate(recipe, first_step, steps)}
-        row["seconds"] = time.perf_counter() - started
-        row |= {f"train_{name}": value for name, value in train_figures.items()}
-        row |= {f"test_{name}": value for name, value in test_figures.items()}
-        if not all(map(math.isfinite, row.values())):
-            raise UserError(f"the loss is not finite in epoch {epoch + 1}; try a smaller --lr")
-        state.history.append(row)
-        yield row
+            train_figures = loss_and_accuracy(outputs)
+            if world_size() > 1:  # test the model that is saved: each process has its own batch statistics
+                for tensor in float_tensors(state.ema_model):
+                    dist.broadcast(tensor.detach(), 0)
+            test_figures = exhaustive_test(state.ema_model, test)
+            row: Row = {"epoch": epoch + 1, "lr": learning_rate(recipe, epoch * steps_per_epoch, steps)}
+            row["seconds"] = time.perf_counter() - started
+            row |= {f"train_{name}": value for name, value in train_figures.items()}
+            row |= {f"test_{name}": value for name, value in test_figures.items()}
+            if not all(map(math.isfinite, row.values())):
+                raise UserError(f"the loss is not finite in epoch {epoch + 1}; try a smaller --lr")
+            state.history.append(row)
+            progress.clear()
+            yield row

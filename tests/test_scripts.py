@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,23 @@ def test_train_then_test_then_predict(train, infer, tmp_path):
     assert Image.open("predictions.png").width > 300
     first = out
     assert infer("--total", 7, "--checkpoint", "run", "--data", "sample", "--seed", 1)[1] == first
+
+
+def test_a_run_is_logged_for_tensorboard_and_its_curve_is_kept_current(train, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from mnist_sum import plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "draw_history", lambda history, *_: drawn.append(len(history)))
+    flags = ["--epochs", 2, "--limit", 64, "--save", "--tensorboard", "--plot-graph", "--output-dir", "run"]
+    assert "watch it: tensorboard --logdir run" in train(*flags)[1]
+    assert drawn[:2] == [1, 2]
+    log = events.EventAccumulator("run").Reload()
+    rows = list(csv.DictReader(Path("run/history.csv").read_text().splitlines()))
+    for tag, column in (("loss/train_digit", "train_digit_loss"), ("accuracy/test_sum", "test_sum_accuracy")):
+        logged = [(event.step, event.value) for event in log.Scalars(tag)]
+        assert logged == [(int(row["epoch"]), pytest.approx(float(row[column]))) for row in rows]
+    assert log.Tags()["images"] == ["samples", "confusion"]
 
 
 def test_json_is_alone_on_stdout(train, infer):

@@ -1,12 +1,16 @@
 """fit(): what it minimizes, the rate, the average, and that a run is a function of its settings."""
 
 import copy
+import io
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from tqdm import tqdm
 
+from mnist_sum import training
 from mnist_sum.augment import affine, random_matrices
 from mnist_sum.cli import UserError
 from mnist_sum.data import BACKGROUND, normalize
@@ -49,6 +53,16 @@ def test_a_seed_repeats_a_run_and_another_one_does_not(few):
         row.pop("seconds")
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_the_bar_shows_loss_accuracy_and_the_time_left_of_the_run(few, monkeypatch):
+    terminal = io.StringIO()
+    shown = {"disable": False, "file": terminal, "mininterval": 0, "ncols": 100}
+    monkeypatch.setattr(training, "tqdm", lambda **settings: tqdm(**settings | shown))
+    for row in fit(state_of("compact", epochs=2, batch_size=16), few.train, few.test):
+        assert terminal.getvalue().split("\r")[-1] == ""  # cleared for the row
+        assert f"epoch {row['epoch']}/2" in terminal.getvalue()
+    assert re.search(r"epoch 2/2:  62% \|.+ left, loss \d\.\d+, digit [\d.]+%, sum [\d.]+%", terminal.getvalue())
 
 
 def test_a_diverging_run_says_what_to_do_and_keeps_the_epoch_before(few):

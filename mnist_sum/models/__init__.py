@@ -35,6 +35,7 @@ ARCHITECTURES = {
     "compact": "compact:Compact",
     "tiny": "exact_addition:tiny",
     "large": "exact_addition:large",
+    "quick": "exact_addition:quick",
 }  # name: the file in this folder, and the class or function in it
 WEIGHTS = Path(__file__).parent / "weights"  # of the models that ship
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from mnist_sum.models.exact_addition import ExactAddition
+from mnist_sum.models.exact_addition import DIAGONAL, ExactAddition
 from mnist_sum.recipes import RECIPES
 from mnist_sum.studies.addition import add_log_probabilities
 
@@ -18,7 +18,7 @@ RECIPE = asdict(RECIPES["tiny"])
 
 class LearnedTable(ExactAddition):
     def __init__(self) -> None:
-        super().__init__(8, 12, 16, 16, 12, shifts=((0, 0), (1, 1), (-1, -1)))  # as tiny
+        super().__init__(8, 12, 16, 16, 12, shifts=DIAGONAL)  # as tiny
         self.meaning = nn.Parameter(torch.zeros(10, 10))  # logits
 
     def join(self, digit_logits: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
