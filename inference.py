@@ -87,10 +87,7 @@ def main(argv: list[str]) -> int:
     for each, data in zip(trained, tests, strict=True):
         log(f"data: {data.name}, {len(data.test):,} test images")
         if data.name == "sample" and each.info["data"]["name"] == "mnist":
-            print(
-                "warning: the sample's images are among MNIST's training images, which the model has seen",
-                file=sys.stderr,
-            )
+            print("warning: the model was trained on these images: the sample is a part of MNIST", file=sys.stderr)
     data = tests[0]
 
     if args.evaluate and len(trained) == 1:
@@ -115,7 +112,7 @@ def main(argv: list[str]) -> int:
         digits, sums = (sum(case[key] == case[f"predicted_{key}"] for case in cases) for key in ("digit", "sum"))
         title = f"{len(cases)} test images of {data.name}: {digits} digits and {sums} sums correct"
         drawn = cases[:100]
-        plots.draw_predictions(data.test.images[[case["image"] for case in drawn]], drawn, title, output)
+        plots.draw_cases(data.test.images[[case["image"] for case in drawn]], drawn, title, output)
         log(f"{title} (seed {seed})\npicture of {len(drawn)} image(s): {output}")
     return 0
 

@@ -146,11 +146,10 @@ def _model_name(path: Path, stored: str, custom: Sequence[str]) -> str:
     """The stored model's name; of a custom one the given FILE.py:NAME, as no checkpoint has a file imported."""
     if stored in ARCHITECTURES:
         return stored
-    fits = [name for name in custom if name.rpartition(":")[2] == stored.rpartition(":")[2]]
-    same_file = [name for name in fits if os.path.basename(name) == stored]
-    if not fits:
-        raise UserError(f"{path} holds the custom model {stored}; name its file: --model {stored}")
-    return (same_file or fits)[0]
+    for name in custom:
+        if os.path.basename(name) == stored:
+            return name
+    raise UserError(f"{path} holds the custom model {stored}; name its file: --model {stored}")
 
 
 def _load_weights(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:

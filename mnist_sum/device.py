@@ -54,12 +54,12 @@ def keep_freed_memory() -> None:
             mallopt(option, 1 << 30)
 
 
-def derived_seed(seed: int, purpose: str, epoch: int = 0, step: int = 0) -> int:
+def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
     """A 63-bit seed for one purpose ("order", "numbers", ...) at one place of the run.
 
     Every draw of a run comes from here, so a resumed run needs no saved random state.
     """
-    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}/{step}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}/0".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

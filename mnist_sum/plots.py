@@ -78,19 +78,11 @@ def draw_history(history: Rows, part: str, title: str, path: str | Path) -> None
     finish(figure, title, path)
 
 
-def draw_samples(images: Tensor, digits: list[int], numbers: list[int], path: str | Path) -> None:
-    """Samples of the dataset: uint8 images (N, 28, 28) with their numbers and targets."""
-    cases = [{"digit": d, "number": n, "sum": d + n} for d, n in zip(digits, numbers, strict=True)]
-    draw_occlusion(images, cases, None, "samples: image and number in, digit and sum out", path)
+def draw_cases(images: Tensor, cases: Rows, title: str, path: str | Path, maps: Maps | None = None) -> None:
+    """A grid of uint8 images (N, 28, 28), each above its digit's and its sum's occlusion map, if there are maps.
 
-
-def draw_predictions(images: Tensor, cases: Rows, title: str, path: str | Path) -> None:
-    """A grid of uint8 images (N, 28, 28); cases: dicts as predict_random or confident_mistakes give them."""
-    draw_occlusion(images, cases, None, title, path)
-
-
-def draw_occlusion(images: Tensor, cases: Rows, maps: Maps | None, title: str, path: str | Path) -> None:
-    """What a model looks at: as draw_predictions, with the digit's and the sum's map below each image."""
+    cases: dicts as predict_random or confident_mistakes give them; samples of a dataset have no prediction.
+    """
     labels = ("image", "digit's map", "sum's map") if maps else ("",)
     columns = min(len(images), 10 if maps else max(5, math.isqrt(len(images) - 1) + 1))
     rows = math.ceil(len(images) / columns)
@@ -193,7 +185,7 @@ def draw_errors(model: nn.Module, name: str, data: Data, p: ev.Predictions, fold
         images = data.test.images[[case["image"] for case in mistakes]]
         maps = [occlusion_maps(model, data.test.images[case["image"]], case["number"]) for case in mistakes]
         title += ": the most confident mistakes, with the probability of the wrong prediction"
-        draw_occlusion(images, mistakes, maps, title, folder / "mistakes.png")
+        draw_cases(images, mistakes, title, folder / "mistakes.png", maps)
     return ["confusion.png", "sum_grid.png", "reliability.png", *(["mistakes.png"] if mistakes else [])]
 
 

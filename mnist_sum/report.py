@@ -73,9 +73,9 @@ def draw_samples(state: TrainingState, data: Data, path: Path) -> None:
 
     draws = generator(state.seed, "samples")
     index = torch.randint(len(data.train), (20,), generator=draws)
-    numbers = torch.randint(10, (20,), generator=draws).tolist()
-    digits = data.train.digits[index].tolist()
-    plots.draw_samples(data.train.images[index], digits, numbers, path)
+    pairs = zip(data.train.digits[index].tolist(), torch.randint(10, (20,), generator=draws).tolist(), strict=True)
+    cases = [{"digit": digit, "number": number, "sum": digit + number} for digit, number in pairs]
+    plots.draw_cases(data.train.images[index], cases, "samples: image and number in, digit and sum out", path)
 
 
 def draw_pictures(state: TrainingState, data: Data, folder: Path) -> list[str]:
@@ -93,7 +93,7 @@ def draw_pictures(state: TrainingState, data: Data, folder: Path) -> list[str]:
     cases = predict_random(model, data.test, min(10, len(data.test)), state.seed)
     images = data.test.images[[case["image"] for case in cases]]
     maps = [occlusion_maps(model, image, case["number"]) for image, case in zip(images, cases, strict=True)]
-    plots.draw_occlusion(images, cases, maps, f"{title}: what the answers rest on", folder / "occlusion.png")
+    plots.draw_cases(images, cases, f"{title}: what the answers rest on", folder / "occlusion.png", maps)
     return list(PICTURES)
 
 
@@ -171,10 +171,8 @@ def evaluation_text(values: dict[str, Any]) -> str:
     wrong = values["digit_misread"] + values["addition_wrong"] + values["both_wrong"]
     lines = [f"{values['images']:,} test images of {values['data']}, each with ten numbers: {values['cases']:,} cases"]
     for output in ("digit", "sum", "joint"):
-        low, high = values[f"{output}_interval"]
-        lines.append(
-            f"{output:>5} accuracy  {values[f'{output}_accuracy']:8.3%}  (95% interval {low:.3%} to {high:.3%})"
-        )
+        accuracy, (low, high) = values[f"{output}_accuracy"], values[f"{output}_interval"]
+        lines.append(f"{output:>5} accuracy  {accuracy:8.3%}  (95% interval {low:.3%} to {high:.3%})")
     return (
         "\n".join(lines)
         + f"""

@@ -32,13 +32,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m mnist_sum.reproduce", description=__doc__)
     add = parser.add_argument
     add("--models", nargs="+", type=cli.model_name, default=list(RECIPES), metavar="NAME", help="default: all")
-    add(
-        "--seeds",
-        type=cli.positive_int,
-        default=3,
-        metavar="N",
-        help="runs of each, seeds 0 to N-1 (default: 3)",
-    )
+    add("--seeds", type=cli.positive_int, default=3, metavar="N", help="runs of each, from seed 0 on (default: 3)")
     add("--data-dir", metavar="DIR", help="where MNIST is (default: $MNIST_SUM_DATA, else data)")
     add("--output-dir", default="runs/reproduction", metavar="DIR", help="default: runs/reproduction")
     add("--device", default="auto", help="default: auto")

@@ -28,14 +28,14 @@ def share_of_color(picture, color):
 @pytest.fixture
 def draw(tmp_path):
     """draw(plots.draw_X, ...) -> the path of the picture."""
-    return lambda function, *arguments: (function(*arguments, tmp_path / "p.png"), tmp_path / "p.png")[1]
+    return lambda function, *a, **b: (function(*a, tmp_path / "p.png", **b), tmp_path / "p.png")[1]
 
 
 @pytest.fixture
 def figure_of(monkeypatch, draw):
     figures, save = [], plots.Figure.savefig
     monkeypatch.setattr(plots.Figure, "savefig", lambda *a, **b: (figures.append(a[0]), save(*a, **b)))
-    return lambda *arguments: (draw(*arguments), figures[-1])[1]  # as laid out to be saved
+    return lambda *a, **b: (draw(*a, **b), figures[-1])[1]  # as laid out to be saved
 
 
 def box(artist):
@@ -69,7 +69,7 @@ def test_history_shows_both_curves_where_they_coincide_and_its_legends_cover_non
 
 def test_wrong_predictions_are_red_and_correct_ones_green(few, draw):
     for total, color, other in (13, plots.CORRECT, plots.WRONG), (8, plots.WRONG, plots.CORRECT):
-        picture = draw(plots.draw_predictions, few.test.images[:1], [CASE | {"predicted_sum": total}], "one image")
+        picture = draw(plots.draw_cases, few.test.images[:1], [CASE | {"predicted_sum": total}], "one image")
         assert share_of_color(picture, color) > 0 == share_of_color(picture, other)
 
 
@@ -77,7 +77,7 @@ def test_wrong_predictions_are_red_and_correct_ones_green(few, draw):
 def test_titles_and_captions_lie_inside_the_picture_and_cover_nothing(count, rows, few, figure_of):
     title, maps = "channel_fusion: the most confident mistakes " * 3, [torch.zeros(2, 28, 28)] * count
     images, cases = few.train.images[:count], [CASE | {"predicted_sum": 14}] * count
-    figure = figure_of(plots.draw_occlusion, images, cases, maps if rows > 1 else None, title)
+    figure = figure_of(plots.draw_cases, images, cases, title, maps=maps if rows > 1 else None)
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == rows * count
     texts = [figure._suptitle, figure._supxlabel, *(axes.title for axes in shown), shown[0].yaxis.label]
@@ -87,7 +87,7 @@ def test_titles_and_captions_lie_inside_the_picture_and_cover_nothing(count, row
 def test_only_what_an_answer_rests_on_is_magenta(draw):
     black, map_ = torch.zeros(1, 28, 28), torch.full((28, 28), 9.0)
     for each, expected in (-map_, False), (map_, True):
-        picture = draw(plots.draw_occlusion, black, [CASE], [(black[0], each)], "a model")
+        picture = draw(plots.draw_cases, black, [CASE], "a model", maps=[(black[0], each)])
         assert (share_of_color(picture, 0.85 * np.array(to_rgb(plots.LOOKED_AT))) > 0.01) == expected
 
 
@@ -121,10 +121,10 @@ def test_layers_are_in_their_boxes_and_the_number_meets_the_first_that_sees_it(n
 
 def test_pictures_are_written_in_the_format_of_their_suffix_or_refused(few, tmp_path):
     for name, start in ("a.svg", b"<?xml"), ("a.jpg", b"\xff\xd8"), ("a", b"\x89PNG"):
-        assert plots.draw_samples(few.train.images[:1], [1], [2], tmp_path / name) is None
+        assert plots.draw_cases(few.train.images[:1], [CASE], "", tmp_path / name) is None
         assert (tmp_path / name).read_bytes().startswith(start)
     with pytest.raises(UserError, match="^cannot write .*a.nosuch: .nosuch is no picture format; use .png"):
-        plots.draw_samples(few.train.images[:1], [1], [2], tmp_path / "a.nosuch")
+        plots.draw_cases(few.train.images[:1], [CASE], "", tmp_path / "a.nosuch")
 
 
 def test_pictures_of_errors_and_studies_are_drawn(few, tmp_path, figure_of, draw):
