@@ -2,20 +2,21 @@
 
 import numpy as np
 
-from mnist_sum.images.mnist_like import Mask
+from mnist_sum.images.mnist_like import Ink, Mask
 
 THICKEST = 0.06  # of the longer side
+DARKER = 1.5  # times a line's usual ink: a stroke's that runs along it
 INKED = 0.65  # of a line: the ink of its own, that is no stroke's that crosses it
 
 
-def line_pixels(mask: Mask, share: float, least: float = 0) -> Mask:
-    """The pixels of the mask (H, W) on lines that are this share of the page and this many pixels long, or go
+def line_pixels(ink: Ink, mask: Mask, share: float, least: float = 0) -> Mask:
+    """The pixels of the mask (H, W) of ink on lines that are this share of the page and this many pixels long, or go
     nearly through. Strokes that cross a line stay whole.
     """
-    return _level_lines(mask, share, least) | _level_lines(mask.T, share, least).T
+    return _level_lines(ink, mask, share, least) | _level_lines(ink.T, mask.T, share, least).T
 
 
-def _level_lines(mask: Mask, share: float, least: float) -> Mask:
+def _level_lines(ink: Ink, mask: Mask, share: float, least: float) -> Mask:
     height, width = mask.shape
     least = min(max(share * width, least), 0.9 * width)
     # the vertical run of ink that each pixel is in: a line's are short
@@ -31,8 +32,10 @@ def _level_lines(mask: Mask, share: float, least: float) -> Mask:
         counts = np.bincount(bins, minlength=2)
         is_line = counts[:-1] + counts[1:] > INKED * least  # of a bin and the next
         on |= np.append(is_line, False)[bins] | is_line[bins - 1]
+    darkest = 0.0
     if on.any():  # no stroke along a line
         on[on] = run[y[on], x[on]] <= 1.6 * np.median(run[y[on], x[on]]) + 1
+        darkest = DARKER * np.median(ink[y[on], x[on]])
     ends = np.zeros((height + 1, width), np.int8)
     ends[above[y[on], x[on]] + 1, x[on]], ends[below[y[on], x[on]], x[on]] = 1, -1
-    return ends[:-1].cumsum(0) > 0
+    return (ends[:-1].cumsum(0) > 0) & (ink < darkest)

@@ -117,23 +117,17 @@ def read_page(source: Source) -> Page:
     try:
         image, scale = decode(source)
         # one digit that fills the picture is never taken for a page's lines, nor cut
-        ink, pixels, shapes = _look(image, alone=True)
-        if len(shapes) != 1 or shapes[0].longer < 0.15 * max(ink.shape) or shapes[0].novelty > THRESHOLD:
+        ink, shapes, turned = _look(image, alone=True)
+        fills = len(shapes) == 1 and shapes[0].longer > 0.15 * max(ink.shape)
+        if not fills or shapes[0].novelty > THRESHOLD:
             page = _look(image, alone=False)
-            ink, pixels, shapes = page if page[2] or len(shapes) != 1 else (ink, pixels, shapes)  # one, in doubt
+            ink, shapes, turned = page if page[1] or not fills else (ink, shapes, turned)  # one, in doubt
         if not shapes:
             raise UserError("no digit found: nothing stands out from the paper; use a darker pen or more light")
         if len(shapes) > MOST:
             raise UserError(f"there are more than {MOST} shapes on the page; photograph a part of it")
     except UserError as error:
         raise UserError(f"{source}: {error}" if isinstance(source, str | os.PathLike) else str(error)) from None
-    # a page mostly in doubt may lie on its side: the turn with clearly less doubt wins
-    turned, doubt = 0, np.mean([shape.novelty for shape in shapes])
-    if len(shapes) > 1 and doubt > 0.4:
-        turns = [_digits(np.rot90(ink, -n), np.rot90(pixels, -n), False) for n in (1, 2, 3)]
-        doubts = [float(np.mean([s.novelty for s in turn])) if len(turn) > 1 else 1 for turn in turns]
-        if min(doubts) < doubt - 0.2:
-            shapes, turned = turns[np.argmin(doubts)], 90 * (int(np.argmin(doubts)) + 1)
     scale_to_box, digits = scale * max(image.size) / max(ink.shape), []
     height = _usual(shapes, "height")
     for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
@@ -142,13 +136,15 @@ def read_page(source: Source) -> Page:
             several = shape.width > max(WIDE * height, 1.1 * shape.height) or shape.height > TALL * height
             if several and (len(shapes) > 1 or reason):
                 reason = "touching: perhaps several digits"
+            if turned and len(shapes) == 1:
+                reason = "perhaps turned"
             left, top, right, bottom = (round(side * scale_to_box) for side in shape.box)
             digits.append(Digit(line, place, (left, top, right, bottom), shape.pixels, reason))
     return Page(image.rotate(-turned, expand=True), scale, digits, turned)
 
 
-def _look(image: Image.Image, alone: bool) -> tuple[Ink, Pixels, list[Shape]]:
-    """Ink (H, W), pixels (H, W, 3) and the digits on them; alone: look for one that fills the picture."""
+def _look(image: Image.Image, alone: bool) -> tuple[Ink, list[Shape], int]:
+    """Ink (H, W), the digits on it, and how it had to be turned; alone: look for one that fills the picture."""
     scale = min(300 if alone else 1600, max(SMALLEST_SIDE, *image.size)) / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
@@ -160,7 +156,26 @@ def _look(image: Image.Image, alone: bool) -> tuple[Ink, Pixels, list[Shape]]:
         outer = [s for s in own if not any(s.is_in(o) and o.stroke < 2 * s.stroke for o in others)]
         evidence.append(sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in outer))
     likelier = int(evidence[1] > evidence[0])
-    return inks[likelier], pixels, found[likelier]
+    return _upright(inks[likelier], pixels, found[likelier], alone)
+
+
+def _upright(ink: Ink, pixels: Pixels, shapes: list[Shape], alone: bool) -> tuple[Ink, list[Shape], int]:
+    """What is mostly in doubt may lie on its side: the turn with clearly less doubt wins."""
+
+    def doubt(digits: list[Shape]) -> float:
+        return float(np.mean([d.novelty for d in digits])) if digits else 0.0
+
+    turned, least, upright = 0, doubt(shapes) - 0.2, shapes
+    if least > 0.2:
+        left, top, right, bottom = np.transpose([s.box for s in shapes])
+        across, down = max(right) - min(left), max(bottom) - min(top)  # of all of them
+        for n in (1, 2, 3):
+            turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone)
+            # a single digit on its side is wider than high, and all there is
+            one = len(turn) == 1 and n != 2 and across > WIDE * down and turn[0].height > 0.9 * across
+            if (len(turn) >= len(shapes) > 1 or one) and doubt(turn) < least:
+                turned, least, upright = 90 * n, doubt(turn), turn
+    return np.rot90(ink, -turned // 90), upright, turned
 
 
 def _ink(pixels: Pixels, window: float) -> Ink:
@@ -188,16 +203,16 @@ def _ink(pixels: Pixels, window: float) -> Ink:
 def _digits(ink: Ink, pixels: Pixels, alone: bool) -> list[Shape]:
     """The shapes of the ink that are digits, each with its parts."""
     noise = 1.48 * np.median(np.abs(ink))
-    low, longest = max(LEVELS[0], 4 * noise), max(ink.shape)
+    low, longest = max(LEVELS[alone], 4 * noise), max(ink.shape)
     edge = np.pad(np.zeros([side - 2 * BORDER for side in ink.shape], bool), BORDER, constant_values=True)
     # lines, which may be fainter than ink, against the height of what is none
     mask = ink > low
     inner = [s for s in _components(ink, mask) if s.longer < 0.7 * longest and not (edge[s.part] & s.mask).any()]
     usual = _usual(inner, "height")
     if not alone:
-        mask &= ~line_pixels(ink > max(low / 2, 3 * noise), THROUGH, LINE * usual)
+        mask &= ~line_pixels(ink, ink > max(low / 2, 3 * noise), THROUGH, LINE * usual)
     strong = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG]
-    strokes = [part for s in strong for part in _parted(s, usual or 0.4 * longest)]
+    strokes = [part for s in strong for part in ([s] if alone else _parted(s, usual or 0.4 * longest))]
     strokes = [s for s in strokes if s.stroke < 0.4 * s.longer]  # no blobs
     # what the border cuts is a table, a thumb or a line, unless it is all there is and a part of it is cut
     cut = {s: np.count_nonzero(edge[s.part] & s.mask) / BORDER for s in strokes}
@@ -245,7 +260,10 @@ def _parted(shape: Shape, usual: float, level: int = 0) -> list[Shape]:
     if shape.width < WIDE * usual and shape.height < TALL * usual or shape.novelty < 0.2:
         return [shape]
     readings = [[shape]]
-    for kept in [shape.ink > x for x in LEVELS[level + 1 : level + 2]] + [~line_pixels(shape.mask, 0.8)] * (not level):
+    kinds = [shape.ink > higher for higher in LEVELS[level + 1 : level + 2]]
+    if not level:
+        kinds.append(~line_pixels(shape.ink, shape.mask, 0.8))
+    for kept in kinds:
         parts = _components(shape.page, shape.mask & kept, shape.top, shape.left)
         readings.append([each for part in parts for each in _parted(part, usual, level + 1)])
     return max(readings, key=_likeness)
