@@ -125,17 +125,17 @@ def test_one_digit_is_one_digit_however_close_it_is_cropped(kind, crop, read):
 
 @pytest.mark.parametrize("seed", [0, 1000, 2000])
 def test_synthetic_pages_of_one_digit_are_read(seed, read):
-    found = [read(drawn(k % 10, np.random.default_rng(seed + k))) for k in range(20)]
-    assert sum(each == str(k % 10) for k, each in enumerate(found)) >= 19, found
+    found = [read(drawn(k, np.random.default_rng(seed + k))) for k in range(10)]
+    assert sum(each == str(k) for k, each in enumerate(found)) >= 9, found
 
 
 def test_images_of_mnist_are_read_tiny_and_enlarged(sample, read):
     for scale in (1, 8):
         found = []
-        for pixels in sample.test.images[:40]:
+        for pixels in sample.test.images[:20]:
             image = Image.fromarray(pixels.numpy()).resize((28 * scale, 28 * scale))
             found.append(read(image))
-        assert sum(a == str(b) for a, b in zip(found, sample.test.digits[:40].tolist(), strict=True)) >= 38
+        assert sum(a == str(b) for a, b in zip(found, sample.test.digits[:20].tolist(), strict=True)) >= 19
 
 
 @pytest.mark.parametrize("kind", pages.KINDS)
@@ -154,7 +154,7 @@ def test_synthetic_pages_are_found_read_and_in_order(kind, mnist_folder):
     assert counts["in_order"] == 2
 
 
-def test_a_page_on_its_side_is_turned_and_one_digit_never_is(read, mnist_folder):
+def test_a_page_on_its_side_is_turned(read, mnist_folder):
     from mnist_sum.data import load_data
 
     test, rng = load_data("mnist", mnist_folder).test, np.random.default_rng(4)
@@ -167,6 +167,14 @@ def test_a_page_on_its_side_is_turned_and_one_digit_never_is(read, mnist_folder)
     assert read_page(strokes(SEVEN).rotate(90)).turned == 0
 
 
+def test_one_digit_is_turned_only_if_it_is_wide_and_then_in_doubt():
+    narrow = [[(75, 40), (125, 40)], [(125, 40), (85, 165)]]
+    page = read_page(strokes(narrow).rotate(90))
+    assert (page.turned, len(page.digits)) == (90, 1)
+    assert page.digits[0].doubt
+    assert not read_page(strokes(narrow)).digits[0].doubt
+
+
 def test_lines_of_a_form_are_no_digits_and_cut_none(read):
     image = strokes(SEVEN, FOUR, SEVEN)
     draw = ImageDraw.Draw(image)
@@ -176,6 +184,13 @@ def test_lines_of_a_form_are_no_digits_and_cut_none(read):
         draw.line([(0, y), (260, y)], fill=60, width=4)
         draw.line([(280, y), (600, y)], fill=60, width=4)  # with a gap
     assert read(image) == "747"
+
+
+def test_a_stroke_along_a_paler_line_stays(read):
+    image = np.array(strokes(SEVEN, SEVEN, SEVEN, width=6))
+    for y in (48, 182):  # the first along the top of each 7
+        image[y : y + 5] = image[y : y + 5].clip(max=190)
+    assert read(Image.fromarray(image)) == "777"
 
 
 def test_a_pointed_zero_is_no_plus(read):
@@ -198,13 +213,14 @@ def test_a_page_without_digits_is_one_line(page):
         read_page(Image.fromarray(values.clip(0, 255).astype(np.uint8)))
 
 
-def test_as_many_digits_as_allowed_are_found_and_more_are_refused():
+def test_as_many_digits_as_allowed_are_found_and_more_are_refused(monkeypatch):
     one = np.asarray(strokes(SEVEN, size=40))
     digits = read_page(Image.fromarray(np.tile(one, (10, 20)))).digits
     assert len(digits) == MOST
     assert (digits[-1].line, digits[-1].place) == (10, 20)
-    with pytest.raises(UserError, match="more than 200"):
-        read_page(Image.fromarray(np.tile(one, (11, 20))))
+    monkeypatch.setattr("mnist_sum.images.page.MOST", 5)
+    with pytest.raises(UserError, match="more than 5 shapes"):
+        read_page(Image.fromarray(np.tile(one, (2, 3))))
 
 
 @given(lines=st.lists(st.integers(1, 8), min_size=1, max_size=6), degrees=st.floats(-9, 9))

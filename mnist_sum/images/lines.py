@@ -4,21 +4,19 @@ import numpy as np
 
 from mnist_sum.images.mnist_like import Ink, Mask
 
-THICKEST = 0.06  # of the longer side
+THROUGH, THICKEST = 0.5, 0.06  # of the page: a line's length at least, and its width at most
 DARKER = 1.5  # times a line's usual ink: a stroke's that runs along it
 INKED = 0.65  # of a line: the ink of its own, that is no stroke's that crosses it
 
 
-def line_pixels(ink: Ink, mask: Mask, share: float, least: float = 0) -> Mask:
-    """The pixels of the mask (H, W) of ink on lines that are this share of the page and this many pixels long, or go
-    nearly through. Strokes that cross a line stay whole.
-    """
-    return _level_lines(ink, mask, share, least) | _level_lines(ink.T, mask.T, share, least).T
+def line_pixels(ink: Ink, faintest: float, least: float) -> Mask:
+    """The pixels (H, W) on lines of ink above faintest, at least this many long. Strokes across or along them stay."""
+    return _level_lines(ink, faintest, least) | _level_lines(ink.T, faintest, least).T
 
 
-def _level_lines(ink: Ink, mask: Mask, share: float, least: float) -> Mask:
-    height, width = mask.shape
-    least = min(max(share * width, least), 0.9 * width)
+def _level_lines(ink: Ink, faintest: float, least: float) -> Mask:
+    mask, (height, width) = ink > faintest, ink.shape
+    least = min(max(THROUGH * width, least), 0.9 * width)
     # the vertical run of ink that each pixel is in: a line's are short
     rows = np.arange(height, dtype=np.int32)[:, None]
     above = np.maximum.accumulate(np.where(mask, -1, rows), axis=0)
@@ -32,10 +30,9 @@ def _level_lines(ink: Ink, mask: Mask, share: float, least: float) -> Mask:
         counts = np.bincount(bins, minlength=2)
         is_line = counts[:-1] + counts[1:] > INKED * least  # of a bin and the next
         on |= np.append(is_line, False)[bins] | is_line[bins - 1]
-    darkest = 0.0
-    if on.any():  # no stroke along a line
-        on[on] = run[y[on], x[on]] <= 1.6 * np.median(run[y[on], x[on]]) + 1
-        darkest = DARKER * np.median(ink[y[on], x[on]])
+    if not on.any():
+        return np.zeros_like(mask)
+    on[on] = run[y[on], x[on]] <= 1.6 * np.median(run[y[on], x[on]]) + 1  # no stroke along a line
     ends = np.zeros((height + 1, width), np.int8)
     ends[above[y[on], x[on]] + 1, x[on]], ends[below[y[on], x[on]], x[on]] = 1, -1
-    return (ends[:-1].cumsum(0) > 0) & (ink < darkest)
+    return (ends[:-1].cumsum(0) > 0) & (ink < DARKER * np.median(ink[y[on], x[on]]))

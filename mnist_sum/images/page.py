@@ -25,7 +25,7 @@ FAINTEST = 0.08  # of the paper's brightness: by how much ink is darker
 STRONG = 0.45  # of the darkest ink: every digit has some that is as dark
 LEVELS = 0.15, 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what hangs on strong ink is ink; higher ones part digits
 GRAIN, BORDER = 12, 3  # pixels of a shape, or it is noise; pixels along the page's border, where shapes are cut
-LINE, THROUGH = 2.5, 0.5  # usual heights, and of the page: the length of a ruled line
+LINE = 2.5  # usual heights: the length of a ruled line
 DIRT, FAINT = 0.04, 0.5  # of the usual area and darkness: what is smaller or fainter is no digit's stroke
 PART, GAP = 0.75, 0.15  # of the usual height: a digit's part is lower, and no farther from the rest of it
 WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this may be several digits
@@ -210,15 +210,13 @@ def _digits(ink: Ink, pixels: Pixels, alone: bool) -> list[Shape]:
     inner = [s for s in _components(ink, mask) if s.longer < 0.7 * longest and not (edge[s.part] & s.mask).any()]
     usual = _usual(inner, "height")
     if not alone:
-        mask &= ~line_pixels(ink, ink > max(low / 2, 3 * noise), THROUGH, LINE * usual)
+        mask &= ~line_pixels(ink, max(low / 2, 3 * noise), LINE * usual)
     strong = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG]
     strokes = [part for s in strong for part in ([s] if alone else _parted(s, usual or 0.4 * longest))]
     strokes = [s for s in strokes if s.stroke < 0.4 * s.longer]  # no blobs
-    # what the border cuts is a table, a thumb or a line, unless it is all there is and a part of it is cut
+    # what the border cuts is a table, a thumb or a line; of one digit that fills the picture a part may be cut
     cut = {s: np.count_nonzero(edge[s.part] & s.mask) / BORDER for s in strokes}
-    inside = max((s.longer for s in strokes if not cut[s]), default=0)
-    limit = 0.1 if alone else 0
-    strokes = [s for s in strokes if not cut[s] or inside <= limit * s.longer and cut[s] < 0.7 * s.longer]
+    strokes = [s for s in strokes if not cut[s] or alone and cut[s] < 0.7 * s.longer]
     usual, darkness, area = (_usual(strokes, name) for name in ("height", "darkness", "area"))
     # the strokes of a broken digit together, large ones first
     digits: list[Shape] = []
@@ -232,12 +230,9 @@ def _digits(ink: Ink, pixels: Pixels, alone: bool) -> list[Shape]:
             waiting.append(whole.joined(stroke))
         elif stroke.darkness > FAINT * darkness:
             digits.append(stroke)
-    digits = [
-        d
-        for d in digits
-        if d.longer > LEAST * usual and FLATTEST * usual < d.height < TALLEST * usual and d.width < WIDEST * usual
-        if not d.is_plus() and d.contrast(pixels) > FAINTEST
-    ]
+    high, wide = (FLATTEST * usual, TALLEST * usual), WIDEST * usual
+    digits = [d for d in digits if d.longer > LEAST * usual and high[0] < d.height < high[1] and d.width < wide]
+    digits = [d for d in digits if not d.is_plus() and d.contrast(pixels) > FAINTEST]
     boxes = [d for d in digits if any(o.is_in(d) and o.novelty < 0.5 and o.longer > 0.3 * d.longer for o in digits)]
     return [d for d in digits if d not in boxes]
 
@@ -253,27 +248,18 @@ def _components(ink: Ink, mask: Mask, top: int = 0, left: int = 0) -> list[Shape
     ]
 
 
-def _parted(shape: Shape, usual: float, level: int = 0) -> list[Shape]:
-    """The shape or, if it is large and unlike a digit, its parts, without lines or above a higher level: the
-    reading most of whose ink is like digits.
-    """
-    if shape.width < WIDE * usual and shape.height < TALL * usual or shape.novelty < 0.2:
+def _parted(shape: Shape, usual: float, level: int = 1) -> list[Shape]:
+    """The shape or, if it is large and unlike a digit, those of its parts whose ink is more like digits'."""
+    large = shape.width >= WIDE * usual or shape.height >= TALL * usual
+    if level == len(LEVELS) or not large or shape.novelty < 0.2:
         return [shape]
-    readings = [[shape]]
-    kinds = [shape.ink > higher for higher in LEVELS[level + 1 : level + 2]]
-    if not level:
-        kinds.append(~line_pixels(shape.ink, shape.mask, 0.8))
-    for kept in kinds:
-        parts = _components(shape.page, shape.mask & kept, shape.top, shape.left)
-        readings.append([each for part in parts for each in _parted(part, usual, level + 1)])
-    return max(readings, key=_likeness)
+    parts = _components(shape.page, shape.mask & (shape.ink > LEVELS[level]), shape.top, shape.left)
+    return max([shape], [each for part in parts for each in _parted(part, usual, level + 1)], key=_likeness)
 
 
 def _likeness(shapes: list[Shape]) -> float:
-    """The share of the ink that is like digits, but for specks."""
-    least = 0.02 * max((s.area for s in shapes), default=0)
-    areas = {s: s.area for s in shapes if s.area > least}
-    return sum(area * (1 - s.novelty) for s, area in areas.items()) / max(1, sum(areas.values()))
+    """The share of the ink that is like digits."""
+    return sum(s.area * (1 - s.novelty) for s in shapes) / max(1, sum(s.area for s in shapes))
 
 
 def _belong(stroke: Shape, digit: Shape, joined: Shape, usual: float) -> bool:
