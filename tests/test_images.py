@@ -154,7 +154,7 @@ def test_synthetic_pages_are_found_read_and_in_order(kind, mnist_folder):
     assert counts["in_order"] == 2
 
 
-def test_a_page_on_its_side_is_turned(read, mnist_folder):
+def test_a_page_on_its_side_is_turned_and_one_digit_never_is(read, mnist_folder):
     from mnist_sum.data import load_data
 
     test, rng = load_data("mnist", mnist_folder).test, np.random.default_rng(4)
@@ -165,14 +165,6 @@ def test_a_page_on_its_side_is_turned(read, mnist_folder):
         assert read_page(side).turned == degrees
         assert read(side) == upright
     assert read_page(strokes(SEVEN).rotate(90)).turned == 0
-
-
-def test_one_digit_is_turned_only_if_it_is_wide_and_then_in_doubt():
-    narrow = [[(75, 40), (125, 40)], [(125, 40), (85, 165)]]
-    page = read_page(strokes(narrow).rotate(90))
-    assert (page.turned, len(page.digits)) == (90, 1)
-    assert page.digits[0].doubt
-    assert not read_page(strokes(narrow)).digits[0].doubt
 
 
 def test_lines_of_a_form_are_no_digits_and_cut_none(read):

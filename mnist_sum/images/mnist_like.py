@@ -13,7 +13,7 @@ Mask = NDArray[np.bool_]
 INK = 0.4  # of a shape's usual ink: what is as dark as this is all ink
 PREPARED = 100  # pixels of the longer side from which a shape is scaled to 20
 STROKES = 0.11, 0.2  # of the longer side: the thinnest and the thickest of MNIST's strokes
-LEAN = 0.4  # columns a row: what leans more than nine in ten of MNIST's digits is sheared until it does not
+LEAN = 0.3  # columns a row: what leans more than two in three of MNIST's digits is sheared until it does not
 EIGHT = np.ones((3, 3), bool)
 
 

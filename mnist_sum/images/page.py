@@ -136,8 +136,6 @@ def read_page(source: Source) -> Page:
             several = shape.width > max(WIDE * height, 1.1 * shape.height) or shape.height > TALL * height
             if several and (len(shapes) > 1 or reason):
                 reason = "touching: perhaps several digits"
-            if turned and len(shapes) == 1:
-                reason = "perhaps turned"
             left, top, right, bottom = (round(side * scale_to_box) for side in shape.box)
             digits.append(Digit(line, place, (left, top, right, bottom), shape.pixels, reason))
     return Page(image.rotate(-turned, expand=True), scale, digits, turned)
@@ -156,26 +154,18 @@ def _look(image: Image.Image, alone: bool) -> tuple[Ink, list[Shape], int]:
         outer = [s for s in own if not any(s.is_in(o) and o.stroke < 2 * s.stroke for o in others)]
         evidence.append(sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in outer))
     likelier = int(evidence[1] > evidence[0])
-    return _upright(inks[likelier], pixels, found[likelier], alone)
+    ink, shapes, turned = inks[likelier], found[likelier], 0
+    # a page mostly in doubt may lie on its side: the turn with clearly less doubt wins; a single digit is not turned
+    least = _doubt(shapes) - 0.2
+    for n in (1, 2, 3) if least > 0.2 and len(shapes) > 1 else ():
+        turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone)
+        if len(turn) >= len(found[likelier]) and _doubt(turn) < least:
+            shapes, turned, least = turn, 90 * n, _doubt(turn)
+    return np.rot90(ink, -turned // 90), shapes, turned
 
 
-def _upright(ink: Ink, pixels: Pixels, shapes: list[Shape], alone: bool) -> tuple[Ink, list[Shape], int]:
-    """What is mostly in doubt may lie on its side: the turn with clearly less doubt wins."""
-
-    def doubt(digits: list[Shape]) -> float:
-        return float(np.mean([d.novelty for d in digits])) if digits else 0.0
-
-    turned, least, upright = 0, doubt(shapes) - 0.2, shapes
-    if least > 0.2:
-        left, top, right, bottom = np.transpose([s.box for s in shapes])
-        across, down = max(right) - min(left), max(bottom) - min(top)  # of all of them
-        for n in (1, 2, 3):
-            turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone)
-            # a single digit on its side is wider than high, and all there is
-            one = len(turn) == 1 and n != 2 and across > WIDE * down and turn[0].height > 0.9 * across
-            if (len(turn) >= len(shapes) > 1 or one) and doubt(turn) < least:
-                turned, least, upright = 90 * n, doubt(turn), turn
-    return np.rot90(ink, -turned // 90), upright, turned
+def _doubt(shapes: list[Shape]) -> float:
+    return float(np.mean([shape.novelty for shape in shapes])) if shapes else 0.0
 
 
 def _ink(pixels: Pixels, window: float) -> Ink:
