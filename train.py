@@ -39,9 +39,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--weights", metavar="FILE", help="begin with the weights of this checkpoint, or of a shipped model, to fine-tune them")
     add("--resume", metavar="RUN_DIR", help="resume the run in this folder with its own settings")
     add("--summary", "--summarize", action="store_true", help="print the layer table")
-    add("--plot-graph", action="store_true", help="draw training.png, anew after every epoch, testing.png, samples.png, model.png and occlusion.png")
-    add("--tensorboard", action="store_true", help="log for TensorBoard in the run's folder (with the extra tensorboard)")
-    add("--report", action="store_true", help="write report.md, with those pictures")
+    add("--plot-graph", action="store_true", help="draw training.png (anew after every epoch) and, at the end, testing.png, samples.png, model.png and occlusion.png")
+    add("--tensorboard", action="store_true", help="log to the run's folder for TensorBoard: every epoch's figures and, at the end, samples.png and confusion.png")
+    add("--report", action="store_true", help="write report.md, with the pictures of --plot-graph")
     add("--json", action="store_true", help="print one JSON object per epoch on stdout, all else on stderr")
     add("--version", action="version", version=f"mnist_sum {__version__}")
     # fmt: on
@@ -111,7 +111,8 @@ def main(argv: list[str]) -> int:
                 settings = json.dumps(checkpoint.describe_run(state, data), indent=2)
                 write_atomically(run_dir / "settings.json", settings.encode())
             if args.tensorboard:
-                writer = tensorboard.open_writer(run_dir, state)
+                writer = tensorboard.open_writer(run_dir, state.history)
+                log(f"TensorBoard: tensorboard --logdir {shlex.quote(str(run_dir))}")
             if args.save and state.epoch == 0:  # a run killed in its first epoch can be resumed, too
                 checkpoint.save(run_dir / checkpoint.CHECKPOINT, state, data)
 
@@ -140,7 +141,6 @@ def main(argv: list[str]) -> int:
             log(f"pictures: {', '.join(report.draw_pictures(state, data, run_dir))} in {run_dir}")
         if is_main and args.tensorboard:
             tensorboard.add_pictures(writer, state, data, run_dir)
-            log(f"watch it: tensorboard --logdir {shlex.quote(str(run_dir))}")
         if is_main and args.report:
             write_atomically(run_dir / "report.md", report.run_report(state, data))
             log(f"report: {run_dir / 'report.md'}")

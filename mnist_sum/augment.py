@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from mnist_sum.data import BACKGROUND
+
 # the largest amounts, in either direction
 ROTATION = math.radians(8)
 SCALE = 0.08  # of width and height, each by itself
@@ -29,8 +31,9 @@ def random_matrices(count: int, generator: torch.Generator, device: torch.device
 def affine(image: Tensor, matrices: Tensor) -> Tensor:
     """Transform each normalized image (B, 1, 28, 28) by its matrix of (B, 2, 3)."""
     # where each output pixel is sampled; affine_grid gives the same by a matrix product, three times slower
-    centers = torch.linspace(-27 / 28, 27 / 28, 28, device=image.device)
+    centers = (torch.arange(28, device=image.device) * 2 + 1) / 28 - 1
     by_column, by_row, shift = matrices.permute(2, 1, 0).unsqueeze(3)  # (2, B, 1) each
     grid = (by_column * centers).unsqueeze(2) + (by_row * centers + shift).unsqueeze(3)  # (2, B, 28, 28)
-    # beyond the image goes on what is at its border, in MNIST almost always background
-    return grid_sample(image, grid.permute(1, 2, 3, 0), padding_mode="border", align_corners=False)
+    # grid_sample pads with zeros: shift the background to zero and back
+    moved = grid_sample(image - BACKGROUND, grid.permute(1, 2, 3, 0), align_corners=False)
+    return moved.add_(BACKGROUND)

@@ -146,8 +146,8 @@ def _model_name(path: Path, stored: str, custom: Sequence[str]) -> str:
     """The stored model's name; of a custom one the given FILE.py:NAME, as no checkpoint has a file imported."""
     if stored in ARCHITECTURES:
         return stored
-    for name in custom:
-        if os.path.basename(name) == stored:
+    for name in sorted(custom, key=lambda name: os.path.basename(name) != stored):  # its file may have been renamed
+        if name.rpartition(":")[2] == stored.rpartition(":")[2]:
             return name
     raise UserError(f"{path} holds the custom model {stored}; name its file: --model {stored}")
 

@@ -57,7 +57,7 @@ def keep_freed_memory() -> None:
 def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
     """A 63-bit seed for one purpose ("order", "numbers", ...) at one place of the run.
 
-    Every draw of a run comes from here, so a resumed run needs no saved random state.
+    Every draw of a run comes from here, so a resumed run needs no saved random state. ("/0": as in older versions.)
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}/0".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -28,7 +28,7 @@ def exhaustive_logits(model: nn.Module, split: Split) -> Iterator[tuple[Tensor, 
     training = model.training
     model.eval()
     numbers = one_hot(torch.arange(10, device=device))
-    parts = split.images.unsqueeze(1).to(device).split(100), split.digits.to(device).split(100)
+    parts = split.images.unsqueeze(1).to(device).split(200), split.digits.to(device).split(200)
     for images, digits in zip(*parts, strict=True):
         image = normalize(images)  # (B, 1, 28, 28)
         number = numbers.repeat(len(image), 1)  # (10 B, 10)
@@ -51,12 +51,12 @@ def exhaustive_test(model: nn.Module, split: Split) -> dict[str, float]:
 
 
 def loss_and_accuracy(batches: Sequence[tuple[Tensor, ...]]) -> dict[str, float]:
-    """The batches of all processes -> losses in nats and accuracies as fractions, means over cases and members.
+    """Losses in nats and accuracies as fractions: means over the cases of all processes, and over members.
 
     Each batch: digit_logits (..., B, 10), sum_logits (..., B, 19), digit (B,), total (B,).
     """
     digit_logits, sum_logits, digit, total = (
-        torch.cat(column, -2 if column[0].is_floating_point() else 0) for column in zip(*batches, strict=True)
+        torch.cat(column, -2 if column[0].dim() > 1 else 0) for column in zip(*batches, strict=True)
     )
     sums = [len(digit) * loss.item() for loss in summed_loss(digit_logits, sum_logits, digit, total)[1:]]
     for logits, true in (digit_logits, digit), (sum_logits, total):

@@ -167,7 +167,7 @@ def cases_text(cases: list[dict[str, int]]) -> str:
 
 
 def evaluation_text(values: dict[str, Any]) -> str:
-    """The figures of evaluate.summarize."""
+    """The figures of evaluation.summarize."""
     wrong = values["digit_misread"] + values["addition_wrong"] + values["both_wrong"]
     lines = [f"{values['images']:,} test images of {values['data']}, each with ten numbers: {values['cases']:,} cases"]
     for output in ("digit", "sum", "joint"):

@@ -13,26 +13,29 @@ from mnist_sum.training import Row, TrainingState
 
 try:
     from torch.utils.tensorboard import SummaryWriter
-except ImportError:
-    raise UserError("TensorBoard is not installed; run: pip install -e '.[tensorboard]'") from None
+except ImportError as error:
+    raise UserError(f"no TensorBoard ({error}); run: pip install -e '.[tensorboard]'") from None
 
 
-def open_writer(run_dir: Path, state: TrainingState) -> SummaryWriter:
-    return SummaryWriter(run_dir, purge_step=state.epoch + 1)  # hides what a killed run logged beyond its checkpoint
+def open_writer(run_dir: Path, history: list[Row]) -> SummaryWriter:
+    """A resumed run's epochs are logged again, in place of what it may have logged before."""
+    writer = SummaryWriter(run_dir, purge_step=0)
+    for row in history:
+        add_row(writer, row)
+    return writer
 
 
 def add_row(writer: SummaryWriter, row: Row) -> None:
     """loss/train_digit, accuracy/test_sum, ..., lr and seconds of an epoch."""
     for name, value in row.items():
-        part, _, output_and_kind = name.partition("_")
-        output, _, kind = output_and_kind.partition("_")
+        front, _, kind = name.rpartition("_")  # train_digit_loss becomes loss/train_digit
         if name != "epoch":
-            writer.add_scalar(f"{kind}/{part}_{output}" if kind else name, value, int(row["epoch"]))
+            writer.add_scalar(f"{kind}/{front}" if front else name, value, int(row["epoch"]))
     writer.flush()
 
 
 def add_pictures(writer: SummaryWriter, state: TrainingState, data: Data, run_dir: Path) -> None:
-    """Draw samples.png and confusion.png in the run's folder, and log them."""
+    """Draw samples.png and confusion.png in the run's folder, and log them as the last."""
     from mnist_sum.plots import draw_confusion
 
     draw_samples(state, data, run_dir / "samples.png")

@@ -104,7 +104,7 @@ def fit(state: TrainingState, train: Split, test: Split) -> Iterator[Row]:
 
     A row has epoch (from 1), lr (of the first step), seconds (training and test), and {train,test}_{digit,sum}_loss
     in nats and _accuracy as fractions. Training figures are means over the epoch while the weights move; test
-    figures are those of the exhaustive test. Raises UserError where they are not finite, before the row counts.
+    figures are those of the exhaustive test. Raises UserError where they are not finite; the row is not kept then.
     """
     recipe, seed, model = state.recipe, state.seed, state.model
     device = next(model.parameters()).device
@@ -115,17 +115,16 @@ def fit(state: TrainingState, train: Split, test: Split) -> Iterator[Row]:
         ddp_model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
         ddp_model = DistributedDataParallel(ddp_model)
 
-    steps_per_epoch = len(batches(len(train_set), recipe.batch_size, seed, 0))
+    steps_per_epoch = len(batches(len(train_set), recipe.batch_size, seed, 0))  # the same in every epoch
     steps = recipe.epochs * steps_per_epoch
-    progress = tqdm(
+    with tqdm(
         total=steps,
         initial=state.epoch * steps_per_epoch,
         bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
-        smoothing=0,  # the mean speed, tests included, tells the time left of the whole run
+        smoothing=0,  # the time left of the whole run, at its mean speed
         leave=False,
         disable=rank() > 0 or None,  # None: shown in a terminal only
-    )
-    with progress:
+    ) as progress:
         for epoch in range(state.epoch, recipe.epochs):
             started = time.perf_counter()
             train_set.fix_numbers(seed, 0 if recipe.numbers == "fixed" else epoch)
@@ -156,14 +155,12 @@ def fit(state: TrainingState, train: Split, test: Split) -> Iterator[Row]:
                 if recipe.averaging == "ema":
                     update_average(ema, current, step, steps_per_epoch)
                 outputs.append((digit_logits.detach(), sum_logits.detach(), digit, total))
-                if progress.update():  # the bar was drawn, as it is ten times a second
-                    accuracy = [
-                        (logits.argmax(-1) == true).float().mean().item()
-                        for logits, true in ((digit_logits, digit), (sum_logits, total))
-                    ]
-                    text = "loss {:.3f}, digit {:.1%}, sum {:.1%}".format(loss.item(), *accuracy)
-                    progress.set_postfix_str(text, refresh=False)
+                if progress.update():  # redrawn, at most ten times a second; the next time with these figures
+                    pairs = (digit_logits, digit), (sum_logits, total)
+                    right = [100 * (logits.argmax(-1) == true).float().mean() for logits, true in pairs]
+                    progress.set_postfix_str("loss {:.3f}, acc {:.1f} / {:.1f}%".format(loss, *right), refresh=False)
 
+            progress.set_postfix_str("testing")
             train_figures = loss_and_accuracy(outputs)
             if world_size() > 1:  # test the model that is saved: each process has its own batch statistics
                 for tensor in float_tensors(state.ema_model):

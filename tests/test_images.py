@@ -97,15 +97,14 @@ def test_a_file_without_a_picture_is_one_line_with_its_name(content, tmp_path):
         read_page(tmp_path / "missing.png")
 
 
-def test_folders_and_patterns_are_expanded_and_what_is_left_out_is_said(tmp_path):
+def test_folders_and_patterns_are_expanded_and_what_is_left_out_is_said(tmp_path, capsys):
     for name in ("b.png", "a 1.JPG", "notes.txt", ".hidden.png", "c.webp"):
         (tmp_path / name).write_text("")
     (tmp_path / "empty").mkdir()
     files, problems = image_files([str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "*.png"), "gone.png"])
     assert [os.path.basename(file) for file in files] == ["a 1.JPG", "b.png", "c.webp", "b.png", "gone.png"]
-    assert len(problems) == 2
-    assert "1 of 4 files left out" in problems[0]
-    assert "notes.txt" in problems[0]
+    assert problems == [f"{tmp_path / 'empty'} is a folder without pictures"]
+    assert "1 of 4 files left out, no pictures: notes.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("crop", [0, 20, 32])

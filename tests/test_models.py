@@ -18,7 +18,7 @@ PARAMETERS = {
     "compact": 7_364,
     "tiny": 7_274,
     "large": 465_930,
-    "quick": 26_842,
+    "quick": 50_810,
 }
 
 

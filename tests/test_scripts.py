@@ -94,7 +94,7 @@ def test_a_run_is_logged_for_tensorboard_and_its_curve_is_kept_current(train, mo
     drawn = []
     monkeypatch.setattr(plots, "draw_history", lambda history, *_: drawn.append(len(history)))
     flags = ["--epochs", 2, "--limit", 64, "--save", "--tensorboard", "--plot-graph", "--output-dir", "run"]
-    assert "watch it: tensorboard --logdir run" in train(*flags)[1]
+    assert "TensorBoard: tensorboard --logdir run" in train(*flags)[1]
     assert drawn[:2] == [1, 2]
     log = events.EventAccumulator("run").Reload()
     rows = list(csv.DictReader(Path("run/history.csv").read_text().splitlines()))

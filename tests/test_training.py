@@ -62,7 +62,7 @@ def test_the_bar_shows_loss_accuracy_and_the_time_left_of_the_run(few, monkeypat
     for row in fit(state_of("compact", epochs=2, batch_size=16), few.train, few.test):
         assert terminal.getvalue().split("\r")[-1] == ""  # cleared for the row
         assert f"epoch {row['epoch']}/2" in terminal.getvalue()
-    assert re.search(r"epoch 2/2:  62% \|.+ left, loss \d\.\d+, digit [\d.]+%, sum [\d.]+%", terminal.getvalue())
+    assert re.search(r"epoch 2/2:  62% \|.+ left, loss \d\.\d+, acc [\d.]+ / [\d.]+%", terminal.getvalue())
 
 
 def test_a_diverging_run_says_what_to_do_and_keeps_the_epoch_before(few):

@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -71,7 +72,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def image_files(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     """The files to read of files, folders and patterns like photos/*.jpg, and a line for each problem.
 
-    A folder's are its pictures, by name, without hidden files and subfolders.
+    A folder's are its pictures, by name, without hidden files and subfolders; a note says what else is left out.
     """
     files, problems = [], []
     for path in paths:
@@ -86,5 +87,5 @@ def image_files(paths: Iterable[str]) -> tuple[list[str], list[str]]:
             problems.append(f"{path} is a folder without pictures")
         elif others:
             shown = ", ".join(others[:3] + ["..."] * (len(others) > 3))
-            problems.append(f"{path}: {len(others)} of {len(names)} files left out, no pictures: {shown}")
+            print(f"note: {path}: {len(others)} of {len(names)} files left out, no pictures: {shown}", file=sys.stderr)
     return files, problems

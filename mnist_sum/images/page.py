@@ -157,8 +157,8 @@ def _look(image: Image.Image, alone: bool) -> tuple[Ink, list[Shape], int]:
     ink, shapes, turned = inks[likelier], found[likelier], 0
     # a page mostly in doubt may lie on its side: the turn with clearly less doubt wins; a single digit is not turned
     least = _doubt(shapes) - 0.2
-    for n in (1, 2, 3) if least > 0.2 and len(shapes) > 1 else ():
-        turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone)
+    for n in (1, 2, 3) if least > 0.2 and len(shapes) > 1 and not alone else ():
+        turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone=False)
         if len(turn) >= len(found[likelier]) and _doubt(turn) < least:
             shapes, turned, least = turn, 90 * n, _doubt(turn)
     return np.rot90(ink, -turned // 90), shapes, turned

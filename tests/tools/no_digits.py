@@ -5,7 +5,7 @@ uint8 (count, 28, 28).
 
 part is "develop", what the detector of images/novelty.py may be trained on, or "report", what its
 figures are of: other fonts, symbols, scribbles, photographs and digits; KINDS says which kinds are in
-neither or only in one. Letters that have a digit's shape are in a kind of their own, LOOKALIKES.
+neither or only in one. Letters that have a digit's shape, LOOKALIKES, are in none.
 """
 
 import math
@@ -215,10 +215,6 @@ def enlarged(pixels):
 
 def a_letter_from_a_font(part, rng, digits):
     return written(LETTERS, FONTS[part], rng)
-
-
-def a_lookalike(part, rng, digits):
-    return written(LOOKALIKES, FONTS[part], rng)
 
 
 def a_letter_by_strokes(part, rng, digits):
