@@ -14,6 +14,7 @@ CHOICES = {
     "augmentation": ("none", "affine"),
     "averaging": ("none", "ema"),
 }
+MAY_BE_ZERO = "momentum", "weight_decay"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class Recipe:
             if field.name in CHOICES:
                 if value not in CHOICES[field.name]:
                     raise ValueError(f"{field.name} is {value!r}, not one of {', '.join(CHOICES[field.name])}")
-            elif field.name != "held_out" and not (
-                value > 0 or value == 0 and field.name in ("momentum", "weight_decay")
-            ):
+            elif field.name != "held_out" and not value > 0 and (value != 0 or field.name not in MAY_BE_ZERO):
                 raise ValueError(f"{field.name} is {value!r}, which is not positive")
 
 
