@@ -168,7 +168,10 @@ def find_checkpoint(text: str | Path) -> Path:
     path, shipped = Path(text), WEIGHTS / f"{text}.safetensors"
     if path.is_dir():
         return path / CHECKPOINT
-    return shipped if shipped.is_file() and not path.exists() else path
+    if not path.exists() and not shipped.is_file():
+        names = ", ".join(sorted(each.stem for each in WEIGHTS.glob("*.safetensors")))
+        raise UserError(f"{path} does not exist; give a file, a run's folder, or one that ships: {names}")
+    return path if path.exists() else shipped
 
 
 def newest() -> Path:
