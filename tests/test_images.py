@@ -177,6 +177,22 @@ def test_lines_of_a_form_are_no_digits_and_cut_none(read):
     assert read(image) == "747"
 
 
+@pytest.mark.parametrize("crop", [0, 20, 30])
+def test_a_digit_that_fills_squared_paper_is_read(crop, read):
+    image = strokes(FOUR, width=22)
+    for at in (36, 116, 196):
+        ImageDraw.Draw(image).line([(0, at), (200, at)], fill=150, width=5)
+        ImageDraw.Draw(image).line([(at, 0), (at, 200)], fill=150, width=5)
+    assert read(image.crop((crop, crop, 200 - crop // 2, 200 - crop // 2))) == "4"
+
+
+def test_a_box_is_no_part_of_the_digit_in_it(read):
+    image = Image.new("L", (1200, 1200), 250)
+    image.paste(strokes(SEVEN, size=114), (600, 400))
+    ImageDraw.Draw(image).rectangle((607, 407, 707, 507), outline=20, width=8)
+    assert read(image) == "7"
+
+
 def test_a_stroke_along_a_paler_line_stays(read):
     image = np.array(strokes(SEVEN, SEVEN, SEVEN, width=6))
     for y in (48, 182):  # the first along the top of each 7

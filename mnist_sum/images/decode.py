@@ -15,36 +15,30 @@ from PIL import Image, ImageChops, ImageOps, ImageStat, UnidentifiedImageError
 from mnist_sum.cli import UserError
 
 LARGEST = 2000  # pixels of the longer side of the image that is kept
-SUFFIXES = {
-    f".{name}" for name in ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "tif", "tiff", "gif", "heic", "heif", "avif")
-}
+SUFFIXES = ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"
 Source = str | os.PathLike | bytes | Image.Image
 
 
 def decode(source: Source) -> tuple[Image.Image, float]:
     """The source as RGB, upright, at most LARGEST pixels a side, and how many of its pixels are one of these."""
-    heic = False
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of more than 89 megapixels
             if isinstance(source, Image.Image):
                 image = source.copy()
             else:
-                content = source if isinstance(source, bytes) else Path(source).read_bytes()
-                heic = content[4:8] == b"ftyp"
-                with suppress(ImportError):
-                    import pillow_heif
-
-                    pillow_heif.register_heif_opener()
-                image = Image.open(io.BytesIO(content))
+                image = Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()))
             size = max(image.size)
             if image.mode not in ("L", "RGB", "RGBA", "CMYK"):
                 image = _to_rgb(image)
             image.thumbnail((LARGEST, LARGEST))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size
             return _to_rgb(ImageOps.exif_transpose(image)), size / max(image.size)
     except UnidentifiedImageError:
-        need = "HEIC needs the extra heic; install it with pip install -e '.[heic]'"
-        raise UserError(need if heic else "this is no picture that can be read (PNG, JPEG, ...)") from None
+        raise UserError("no picture that can be read (PNG, JPEG, ...; HEIC after pip install -e '.[heic]')") from None
     except Exception as error:  # decoders raise all kinds
         reason = getattr(error, "strerror", None) or error or "there is too little memory for it"
         raise UserError(f"cannot be read, or is damaged: {reason}") from None
@@ -80,7 +74,7 @@ def image_files(paths: Iterable[str]) -> tuple[list[str], list[str]]:
             files += (not os.path.exists(path) and sorted(filter(os.path.isfile, glob.glob(path)))) or [path]
             continue
         names = sorted(e.name for e in os.scandir(path) if not e.is_dir() and not e.name.startswith("."))
-        pictures = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+        pictures = [name for name in names if name.lower().endswith(SUFFIXES)]
         others = [name for name in names if name not in pictures]
         files += [os.path.join(path, name) for name in pictures]
         if not pictures:

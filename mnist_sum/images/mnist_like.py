@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 INK = 0.4  # of a shape's usual ink: what is as dark as this is all ink
 PREPARED = 100  # pixels of the longer side from which a shape is scaled to 20
-STROKES = 0.11, 0.2  # of the longer side: the thinnest and the thickest of MNIST's strokes
+THINNEST = 0.11  # of the longer side: the width of MNIST's thinnest strokes; finer ones are made as wide
 LEAN = 0.3  # columns a row: what leans more than two in three of MNIST's digits is sheared until it does not
 EIGHT = np.ones((3, 3), bool)
 
@@ -29,19 +29,13 @@ def mnist_like(ink: Ink, mask: Mask) -> Tensor:
     pictures = (Image.fromarray(each.astype(np.float32)) for each in (ink, mask))
     resized = (np.asarray(each.resize(size, Image.Resampling.BICUBIC)) for each in pictures)
     ink, cover = (np.pad(each, PREPARED // 8) for each in resized)  # a margin to make strokes wider in
-    mask = cover > 0.5 * min(1, cover.max())
+    mask = cover > 0.5
     ink = (ink / INK).clip(0, 1) * ndimage.binary_dilation(mask, EIGHT)
-    # strokes as wide as MNIST's
-    wide = stroke_width(mask)
-    if wide < (thinnest := STROKES[0] * PREPARED):
-        ink = ndimage.grey_dilation(ink, [1 + 2 * round((thinnest - wide) / 2)] * 2, mode="nearest")
-    elif wide > (thickest := STROKES[1] * PREPARED):
-        ink = ndimage.grey_erosion(ink, [1 + 2 * round((wide - thickest) / 2)] * 2, mode="nearest")
+    if (wider := THINNEST * PREPARED - stroke_width(mask)) > 0:
+        ink = ndimage.grey_dilation(ink, [1 + 2 * round(wider / 2)] * 2, mode="nearest")
     # fitted into 20x20
-    rows, columns = (np.flatnonzero((ink > 0.5).any(axis)) for axis in (1, 0))
     picture = Image.fromarray((ink * 255).round().astype(np.uint8))
-    if len(rows):
-        picture = picture.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    picture = picture.crop(Image.fromarray(ink > 0.5).getbbox())
     size = [max(1, round(side * 20 / max(picture.size))) for side in picture.size]
     small = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), np.float32)
     # centered by mass in 28x28

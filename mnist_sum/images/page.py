@@ -20,16 +20,14 @@ from mnist_sum.images.mnist_like import EIGHT, Ink, Mask, mnist_like, stroke_wid
 from mnist_sum.images.novelty import THRESHOLD, novelty
 
 MOST = 200  # digits on a page
-SMALLEST_SIDE = 200  # of the working copy's longer side; what is smaller is enlarged
 FAINTEST = 0.08  # of the paper's brightness: by how much ink is darker
-STRONG = 0.45  # of the darkest ink: every digit has some that is as dark
-LEVELS = 0.15, 0.3, 0.45, 0.6, 0.75  # of the darkest ink: what hangs on strong ink is ink; higher ones part digits
+WEAK, STRONG = (0.15, 0.3), 0.45  # of the darkest ink: weak ink (of a page, of one digit) on strong ink is ink
 GRAIN, BORDER = 12, 3  # pixels of a shape, or it is noise; pixels along the page's border, where shapes are cut
 LINE = 2.5  # usual heights: the length of a ruled line
-DIRT, FAINT = 0.04, 0.5  # of the usual area and darkness: what is smaller or fainter is no digit's stroke
+DIRT = 0.04  # of the usual area: what is smaller is no digit's stroke
 PART, GAP = 0.75, 0.15  # of the usual height: a digit's part is lower, and no farther from the rest of it
 WIDE, TALL = 1.25, 1.6  # of the usual height: what is wider or taller than this may be several digits
-LEAST, FLATTEST, TALLEST, WIDEST = 0.5, 0.25, 2.2, 5.0  # of the usual height: longer side, heights, width
+LEAST, FLATTEST, TALLEST = 0.5, 0.25, 2.2  # of the usual height: the bounds of a digit's longer side and height
 
 Pixels = NDArray[np.uint8]
 
@@ -81,16 +79,16 @@ class Shape:
         """How far the boxes are apart, negative where they overlap."""
         return max(max(self.box[i] - other.box[i + 2], other.box[i] - self.box[i + 2]) for i in (0, 1))
 
-    def is_in(self, other: "Shape") -> bool:
-        return all(other.box[i] < self.box[i] and self.box[i + 2] < other.box[i + 2] for i in (0, 1))
+    def is_around(self, other: "Shape") -> bool:
+        inside = all(self.box[i] < other.box[i] and other.box[i + 2] < self.box[i + 2] for i in (0, 1))
+        return inside and other.longer > 0.3 * self.longer
 
     def is_plus(self) -> bool:
         """Whether there is ink in the middle (a 0 has none there) and of each side, but none in the corners."""
-        picture = Image.fromarray(self.mask.astype(np.uint8) * 255)
-        cells = np.asarray(picture.resize((5, 5), Image.Resampling.BOX)) / 255
+        cells = self.pixels[4:24, 4:24].numpy().reshape(5, 4, 5, 4).mean((1, 3)) / 255
         corners = [cells[y : y + 2, x : x + 2].mean() for y in (0, 3) for x in (0, 3)]
         arms = cells[0, 2], cells[2, 0], cells[4, 2], cells[2, 4], cells[2, 2]
-        return max(corners) < 0.2 < min(arms) and self.novelty > 0.05
+        return max(corners) < 0.2 and min(arms) > 0.1 and self.novelty > 0.2
 
     def contrast(self, pixels: Pixels) -> float:
         """The relative difference in color to the side where it is least: a sheet's edge has one like the sheet."""
@@ -116,19 +114,25 @@ def read_page(source: Source) -> Page:
     """
     try:
         image, scale = decode(source)
-        # one digit that fills the picture is never taken for a page's lines, nor cut
-        ink, shapes, turned = _look(image, alone=True)
-        fills = len(shapes) == 1 and shapes[0].longer > 0.15 * max(ink.shape)
-        if not fills or shapes[0].novelty > THRESHOLD:
+        # one digit that fills the picture; where there is none or it is in doubt, a page
+        shapes, turned = _look(image, alone=True), 0
+        fills = len(shapes) == 1 and shapes[0].longer > 0.15 * max(shapes[0].page.shape)
+        if not fills or _doubt(shapes) > 0.2:
             page = _look(image, alone=False)
-            ink, shapes, turned = page if page[1] or not fills else (ink, shapes, turned)  # one, in doubt
+            if len(shapes) != 1 or page and _doubt(page) < _doubt(shapes) + (-0.3 if fills else 0.2):
+                shapes = page
+            # a page mostly in doubt may lie on its side; a single digit is never turned
+            for degrees in (90, 180, 270) if len(shapes) > 1 and _doubt(shapes) > 0.4 else ():
+                turn = _look(image.rotate(-degrees, expand=True), alone=False)
+                if len(turn) >= len(shapes) and _doubt(turn) < _doubt(shapes) - 0.2:
+                    shapes, turned = turn, degrees
         if not shapes:
             raise UserError("no digit found: nothing stands out from the paper; use a darker pen or more light")
         if len(shapes) > MOST:
             raise UserError(f"there are more than {MOST} shapes on the page; photograph a part of it")
     except UserError as error:
         raise UserError(f"{source}: {error}" if isinstance(source, str | os.PathLike) else str(error)) from None
-    scale_to_box, digits = scale * max(image.size) / max(ink.shape), []
+    scale_to_box, digits = scale * max(image.size) / max(shapes[0].page.shape), []
     height = _usual(shapes, "height")
     for line, members in enumerate(reading_order([shape.box for shape in shapes]), 1):
         for place, shape in enumerate((shapes[i] for i in members), 1):
@@ -141,27 +145,21 @@ def read_page(source: Source) -> Page:
     return Page(image.rotate(-turned, expand=True), scale, digits, turned)
 
 
-def _look(image: Image.Image, alone: bool) -> tuple[Ink, list[Shape], int]:
-    """Ink (H, W), the digits on it, and how it had to be turned; alone: look for one that fills the picture."""
-    scale = min(300 if alone else 1600, max(SMALLEST_SIDE, *image.size)) / max(image.size)
+def _look(image: Image.Image, alone: bool) -> list[Shape]:
+    """The digits of a page; alone: of a picture that one digit may fill, so nothing is too long or too wide for it."""
+    scale = min(300 if alone else 1600, max(200, *image.size)) / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
-    # dark ink on light paper, or light on dark: the other is what strokes enclose
-    inks = [_ink(view, 0.3 if alone else 0.13) for view in (pixels, 255 - pixels)]
-    found, evidence = [_digits(ink, pixels, alone) for ink in inks], []
-    for own, others in (found, found[::-1]):
-        outer = [s for s in own if not any(s.is_in(o) and o.stroke < 2 * s.stroke for o in others)]
-        evidence.append(sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in outer))
-    likelier = int(evidence[1] > evidence[0])
-    ink, shapes, turned = inks[likelier], found[likelier], 0
-    # a page mostly in doubt may lie on its side: the turn with clearly less doubt wins; a single digit is not turned
-    least = _doubt(shapes) - 0.2
-    for n in (1, 2, 3) if least > 0.2 and len(shapes) > 1 and not alone else ():
-        turn = _digits(np.rot90(ink, -n), np.rot90(pixels, -n), alone=False)
-        if len(turn) >= len(found[likelier]) and _doubt(turn) < least:
-            shapes, turned, least = turn, 90 * n, _doubt(turn)
-    return np.rot90(ink, -turned // 90), shapes, turned
+    found = []  # of dark ink and of light ink; alone: with what may be lines, unless one digit is clearer without
+    for view in (pixels, 255 - pixels):
+        ink = _ink(view, 0.3 if alone else 0.13)
+        options = [_digits(ink, pixels, alone, ruled) for ruled in ((False, True) if alone else (True,))]
+        crosses = [len(o) == 1 and max(np.divide(o[0].mask.shape, ink.shape)) > 0.97 for o in options]
+        ranks = [(len(o) != 1, across, round(_doubt(o), 1)) for o, across in zip(options, crosses, strict=True)]
+        found.append(options[ranks.index(min(ranks))])
+    evidence = [sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in o) for o in found]
+    return found[int(evidence[1] > evidence[0])]
 
 
 def _doubt(shapes: list[Shape]) -> float:
@@ -181,81 +179,58 @@ def _ink(pixels: Pixels, window: float) -> Ink:
     ink = ((paper - pixels) / paper.clip(64)).max(2)  # a ratio, as in a shadow ink differs less
     count = max(1, min(400, ink.size // 400))
     darkest = np.partition(ink.ravel(), -count)[-count:].mean()
-    # where light falls off the paper itself is darker than the closing: its local level goes
-    step = max(1, width // 6)
-    level = ndimage.percentile_filter(ink[step // 2 :: step, step // 2 :: step], 40, 2 * width // step)
-    level = Image.fromarray(level.clip(0, 0.2 * darkest)).resize(ink.shape[::-1], Image.Resampling.BILINEAR)
-    ink -= np.asarray(level)
     is_blank = darkest < max(FAINTEST, 6 * np.median(np.abs(ink)))
     return np.zeros_like(ink) if is_blank else (ink / darkest).clip(-1, 1)
 
 
-def _digits(ink: Ink, pixels: Pixels, alone: bool) -> list[Shape]:
+def _digits(ink: Ink, pixels: Pixels, alone: bool, ruled: bool) -> list[Shape]:
     """The shapes of the ink that are digits, each with its parts."""
     noise = 1.48 * np.median(np.abs(ink))
-    low, longest = max(LEVELS[alone], 4 * noise), max(ink.shape)
-    edge = np.pad(np.zeros([side - 2 * BORDER for side in ink.shape], bool), BORDER, constant_values=True)
-    # lines, which may be fainter than ink, against the height of what is none
-    mask = ink > low
-    inner = [s for s in _components(ink, mask) if s.longer < 0.7 * longest and not (edge[s.part] & s.mask).any()]
-    usual = _usual(inner, "height")
-    if not alone:
-        mask &= ~line_pixels(ink, max(low / 2, 3 * noise), LINE * usual)
-    strong = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG]
-    strokes = [part for s in strong for part in ([s] if alone else _parted(s, usual or 0.4 * longest))]
-    strokes = [s for s in strokes if s.stroke < 0.4 * s.longer]  # no blobs
-    # what the border cuts is a table, a thumb or a line; of one digit that fills the picture a part may be cut
+    low, longest = max(WEAK[alone], 4 * noise), max(ink.shape)
+    mask, edge = ink > low, np.ones(ink.shape, bool)
+    edge[BORDER:-BORDER, BORDER:-BORDER] = False
+    if ruled:  # lines may be fainter than ink; they are long against the height of what is none
+        inner = [s for s in _components(ink, mask) if s.longer < 0.7 * longest]
+        mask &= ~line_pixels(ink, max(low / 2, 3 * noise), longest if alone else LINE * _usual(inner, "height"))
+    # no blobs, and no table, thumb or line that the border cuts; it may cut a part of a digit that fills the picture
+    strokes = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG and s.stroke < 0.4 * s.longer]
     cut = {s: np.count_nonzero(edge[s.part] & s.mask) / BORDER for s in strokes}
     strokes = [s for s in strokes if not cut[s] or alone and cut[s] < 0.7 * s.longer]
-    usual, darkness, area = (_usual(strokes, name) for name in ("height", "darkness", "area"))
+    # no boxes around a digit
+    boxes = [s for s in strokes if cut[s] or s.novelty > THRESHOLD]
+    boxes = [b for b in boxes if any(b.is_around(s) for s in strokes if s.novelty < THRESHOLD)]
+    strokes = [s for s in strokes if s not in boxes]
+    usual, area = _usual(strokes, "height"), _usual(strokes, "area")
     # the strokes of a broken digit together, large ones first
     digits: list[Shape] = []
     waiting = sorted((s for s in strokes if s.area > DIRT * area), key=lambda s: s.area)
     while waiting:
         stroke = waiting.pop()
         near = sorted((d for d in digits if stroke.apart(d) < GAP * usual), key=stroke.apart)
-        whole = next((d for d in near if _belong(stroke, d, d.joined(stroke), usual)), None)
+        whole = next((d for d in near if _belong(stroke, d, d.joined(stroke), usual, alone)), None)
         if whole:
             digits.remove(whole)
             waiting.append(whole.joined(stroke))
-        elif stroke.darkness > FAINT * darkness:
+        else:
             digits.append(stroke)
-    high, wide = (FLATTEST * usual, TALLEST * usual), WIDEST * usual
-    digits = [d for d in digits if d.longer > LEAST * usual and high[0] < d.height < high[1] and d.width < wide]
-    digits = [d for d in digits if not d.is_plus() and d.contrast(pixels) > FAINTEST]
-    boxes = [d for d in digits if any(o.is_in(d) and o.novelty < 0.5 and o.longer > 0.3 * d.longer for o in digits)]
-    return [d for d in digits if d not in boxes]
+    digits = [d for d in digits if d.longer > LEAST * usual and FLATTEST * usual < d.height < TALLEST * usual]
+    return [d for d in digits if not d.is_plus() and d.contrast(pixels) > FAINTEST]
 
 
-def _components(ink: Ink, mask: Mask, top: int = 0, left: int = 0) -> list[Shape]:
-    """The connected shapes of a mask whose corner lies at (left, top) of the ink."""
+def _components(ink: Ink, mask: Mask) -> list[Shape]:
     labels, _ = ndimage.label(mask, EIGHT)
     areas, parts = np.bincount(labels.ravel()), enumerate(ndimage.find_objects(labels), 1)
     return [
-        Shape(ink, labels[rows, columns] == number, top + rows.start, left + columns.start)
+        Shape(ink, labels[rows, columns] == number, rows.start, columns.start)
         for number, (rows, columns) in parts
         if areas[number] >= GRAIN
     ]
 
 
-def _parted(shape: Shape, usual: float, level: int = 1) -> list[Shape]:
-    """The shape or, if it is large and unlike a digit, those of its parts whose ink is more like digits'."""
-    large = shape.width >= WIDE * usual or shape.height >= TALL * usual
-    if level == len(LEVELS) or not large or shape.novelty < 0.2:
-        return [shape]
-    parts = _components(shape.page, shape.mask & (shape.ink > LEVELS[level]), shape.top, shape.left)
-    return max([shape], [each for part in parts for each in _parted(part, usual, level + 1)], key=_likeness)
-
-
-def _likeness(shapes: list[Shape]) -> float:
-    """The share of the ink that is like digits."""
-    return sum(s.area * (1 - s.novelty) for s in shapes) / max(1, sum(s.area for s in shapes))
-
-
-def _belong(stroke: Shape, digit: Shape, joined: Shape, usual: float) -> bool:
+def _belong(stroke: Shape, digit: Shape, joined: Shape, usual: float, alone: bool) -> bool:
     """Whether a stroke and a digit near it are one: together they are less unlike a digit."""
-    largest = usual if digit.longer > TALL * usual else max(usual, digit.longer)
-    if joined.height > 1.3 * largest or joined.width > 1.2 * largest:
+    largest = max(usual, digit.longer)
+    if not alone and (joined.height > 1.3 * largest or joined.width > 1.2 * largest):
         return False
     better, worse = sorted((stroke.novelty, digit.novelty))
     mean = (stroke.novelty * stroke.area + digit.novelty * digit.area) / (stroke.area + digit.area)
@@ -267,11 +242,8 @@ def _belong(stroke: Shape, digit: Shape, joined: Shape, usual: float) -> bool:
 
 def _usual(shapes: list[Shape], name: str) -> float:
     """The median, weighted by area, of a property of those shapes that are like digits, or of all."""
-    least = DIRT / 4 * max((s.area for s in shapes), default=0)
-    shapes = [s for s in shapes if s.area > least and s.novelty < 0.5] or shapes
-    ordered = sorted(shapes, key=lambda shape: getattr(shape, name))
-    total = np.cumsum([shape.area for shape in ordered])
-    return float(getattr(ordered[np.searchsorted(total, total[-1] / 2)], name)) if shapes else 0.0
+    shapes = [s for s in shapes if s.novelty < THRESHOLD] or shapes
+    return float(np.median(np.repeat([getattr(s, name) for s in shapes], [s.area for s in shapes]))) if shapes else 0.0
 
 
 def reading_order(boxes: list[tuple[int, int, int, int]]) -> list[list[int]]:
