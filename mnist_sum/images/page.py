@@ -158,7 +158,7 @@ def _look(image: Image.Image, alone: bool) -> list[Shape]:
         crosses = [len(o) == 1 and max(np.divide(o[0].mask.shape, ink.shape)) > 0.97 for o in options]
         ranks = [(len(o) != 1, across, round(_doubt(o), 1)) for o, across in zip(options, crosses, strict=True)]
         found.append(options[ranks.index(min(ranks))])
-    evidence = [sum(s.contrast(pixels) * (1.1 - s.novelty) * s.longer / s.stroke for s in o) for o in found]
+    evidence = [sum(s.contrast(pixels) * (1.1 - s.novelty) * min(s.longer / s.stroke, 15) for s in o) for o in found]
     return found[int(evidence[1] > evidence[0])]
 
 
