@@ -28,10 +28,9 @@ def decode(source: Source) -> tuple[Image.Image, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of more than 89 megapixels
-            if isinstance(source, Image.Image):
-                image = source.copy()
-            else:
-                image = Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()))
+            if not isinstance(source, Image.Image | bytes):
+                source = Path(source).read_bytes()
+            image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source.copy()
             size = max(image.size)
             if image.mode not in ("L", "RGB", "RGBA", "CMYK"):
                 image = _to_rgb(image)

@@ -149,15 +149,17 @@ def _look(image: Image.Image, alone: bool) -> list[Shape]:
     """The digits of a page; alone: of a picture that one digit may fill, so nothing is too long or too wide for it."""
     scale = min(300 if alone else 1600, max(200, *image.size)) / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
-    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
-    pixels = ndimage.uniform_filter(pixels, (3, 3, 1))
+    pixels = ndimage.uniform_filter(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), (3, 3, 1))
     found = []  # of dark ink and of light ink; alone: with what may be lines, unless one digit is clearer without
     for view in (pixels, 255 - pixels):
-        ink = _ink(view, 0.3 if alone else 0.13)
-        options = [_digits(ink, pixels, alone, ruled) for ruled in ((False, True) if alone else (True,))]
-        crosses = [len(o) == 1 and max(np.divide(o[0].mask.shape, ink.shape)) > 0.97 for o in options]
-        ranks = [(len(o) != 1, across, round(_doubt(o), 1)) for o, across in zip(options, crosses, strict=True)]
-        found.append(options[ranks.index(min(ranks))])
+        ink, readings = _ink(view, 0.3 if alone else 0.13), []
+        for ruled in (False, True) if alone else (True,):
+            shapes = _digits(ink, pixels, alone, ruled)
+            crosses = len(shapes) == 1 and max(np.divide(shapes[0].mask.shape, ink.shape)) > 0.97
+            readings.append((len(shapes) != 1, crosses, round(_doubt(shapes), 1), ruled, shapes))
+            if not any(readings[0][:3]):
+                break
+        found.append(min(readings, key=lambda reading: reading[:4])[4])
     evidence = [sum(s.contrast(pixels) * (1.1 - s.novelty) * min(s.longer / s.stroke, 15) for s in o) for o in found]
     return found[int(evidence[1] > evidence[0])]
 
@@ -179,8 +181,7 @@ def _ink(pixels: Pixels, window: float) -> Ink:
     ink = ((paper - pixels) / paper.clip(64)).max(2)  # a ratio, as in a shadow ink differs less
     count = max(1, min(400, ink.size // 400))
     darkest = np.partition(ink.ravel(), -count)[-count:].mean()
-    is_blank = darkest < max(FAINTEST, 6 * np.median(np.abs(ink)))
-    return np.zeros_like(ink) if is_blank else (ink / darkest).clip(-1, 1)
+    return (ink / darkest).clip(-1, 1) if darkest > max(FAINTEST, 6 * np.median(np.abs(ink))) else np.zeros_like(ink)
 
 
 def _digits(ink: Ink, pixels: Pixels, alone: bool, ruled: bool) -> list[Shape]:
@@ -196,7 +197,6 @@ def _digits(ink: Ink, pixels: Pixels, alone: bool, ruled: bool) -> list[Shape]:
     strokes = [s for s in _components(ink, mask) if s.ink[s.mask].max() > STRONG and s.stroke < 0.4 * s.longer]
     cut = {s: np.count_nonzero(edge[s.part] & s.mask) / BORDER for s in strokes}
     strokes = [s for s in strokes if not cut[s] or alone and cut[s] < 0.7 * s.longer]
-    # no boxes around a digit
     boxes = [s for s in strokes if cut[s] or s.novelty > THRESHOLD]
     boxes = [b for b in boxes if any(b.is_around(s) for s in strokes if s.novelty < THRESHOLD)]
     strokes = [s for s in strokes if s not in boxes]
