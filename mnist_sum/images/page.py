@@ -81,7 +81,7 @@ class Shape:
 
     def is_around(self, other: "Shape") -> bool:
         inside = all(self.box[i] < other.box[i] and other.box[i + 2] < self.box[i + 2] for i in (0, 1))
-        return inside and other.longer > 0.3 * self.longer
+        return inside and other.longer > 0.3 * self.longer  # no speck
 
     def is_plus(self) -> bool:
         """Whether there is ink in the middle (a 0 has none there) and of each side, but none in the corners."""
@@ -108,13 +108,12 @@ class Shape:
 
 
 def read_page(source: Source) -> Page:
-    """Find the digits in a picture: a path, a file's bytes or PIL's.
+    """Find the digits in a picture (a path, a file's bytes or PIL's): one that fills it or, if in doubt, a page's.
 
     Raises UserError, with the path if there is one, where it cannot be read or has no digits, or over MOST.
     """
     try:
         image, scale = decode(source)
-        # one digit that fills the picture; where there is none or it is in doubt, a page
         shapes, turned = _look(image, alone=True), 0
         fills = len(shapes) == 1 and shapes[0].longer > 0.15 * max(shapes[0].page.shape)
         if not fills or _doubt(shapes) > 0.2:
@@ -150,16 +149,18 @@ def _look(image: Image.Image, alone: bool) -> list[Shape]:
     scale = min(300 if alone else 1600, max(200, *image.size)) / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     pixels = ndimage.uniform_filter(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), (3, 3, 1))
-    found = []  # of dark ink and of light ink; alone: with what may be lines, unless one digit is clearer without
+    found = []  # of dark ink and of light ink
     for view in (pixels, 255 - pixels):
         ink, readings = _ink(view, 0.3 if alone else 0.13), []
-        for ruled in (False, True) if alone else (True,):
+        for ruled in (False, True) if alone else (True,):  # alone: without lines where one digit is clearer so
             shapes = _digits(ink, pixels, alone, ruled)
             crosses = len(shapes) == 1 and max(np.divide(shapes[0].mask.shape, ink.shape)) > 0.97
-            readings.append((len(shapes) != 1, crosses, round(_doubt(shapes), 1), ruled, shapes))
-            if not any(readings[0][:3]):
+            rank = len(shapes) != 1, crosses, round(_doubt(shapes), 1)
+            readings.append((rank, shapes))
+            if not any(rank):
                 break
-        found.append(min(readings, key=lambda reading: reading[:4])[4])
+        found.append(min(readings, key=lambda reading: reading[0])[1])
+    # a sheet's edge is longer than any digit: no more than 15 strokes' widths count
     evidence = [sum(s.contrast(pixels) * (1.1 - s.novelty) * min(s.longer / s.stroke, 15) for s in o) for o in found]
     return found[int(evidence[1] > evidence[0])]
 
